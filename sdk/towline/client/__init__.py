@@ -1,0 +1,1 @@
+"""Clients of the registry and the queue."""

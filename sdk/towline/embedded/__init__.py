@@ -1,0 +1,1 @@
+"""`towline up`: PostgreSQL, registry, queue and agent on one machine."""

@@ -1,0 +1,1 @@
+"""gRPC as Towline uses it: channels, and the map between errors and statuses."""

@@ -1,0 +1,1 @@
+"""What every Towline service shares: its server, its settings, its logging, its way to PostgreSQL."""

@@ -1,0 +1,199 @@
+"""The way to PostgreSQL: engines, migrations, and answers kept for repeated requests.
+
+"Unavailable" here means: the statement was not committed, or nobody knows; every
+mutation carries a request_id or an epoch, so repeating it is safe.
+"""
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from alembic import command
+from alembic.config import Config
+from google.protobuf.message import Message
+from sqlalchemy import (
+    Column,
+    DateTime,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from towline.errors import InvalidArgument, Unavailable
+
+__all__ = ["connecting", "idempotent", "migrate", "requests_table", "transaction"]
+
+_log = logging.getLogger(__name__)
+_Response = TypeVar("_Response", bound=Message)
+
+# SQLSTATE classes in which the server, not the statement, is the trouble: connection
+# exceptions, insufficient resources, operator intervention, and "cannot connect now".
+_OUTAGE: Final = ("08", "53", "57")
+
+
+def _engine(url: str, *, pool_size: int) -> AsyncEngine:
+    parsed = make_url(url).set(drivername="postgresql+asyncpg")
+    return create_async_engine(parsed, pool_size=pool_size, max_overflow=0, pool_pre_ping=False)
+
+
+@asynccontextmanager
+async def connecting(url: str, *, pool_size: int = 8) -> AsyncIterator[AsyncEngine]:
+    """Give an engine for a URL such as "postgresql://user@host/database"; close it at the end.
+
+    Raises:
+        Unavailable: PostgreSQL cannot be reached; reason DATABASE_UNAVAILABLE.
+    """
+    engine = _engine(url, pool_size=pool_size)
+    try:
+        async with transaction(engine) as connection:
+            await connection.execute(text("SELECT 1"))
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Run a block as one transaction.
+
+    Raises:
+        Unavailable: PostgreSQL was lost before the commit was acknowledged; reason DATABASE_UNAVAILABLE.
+    """
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except (DBAPIError, OSError) as error:
+        if not _is_outage(error):
+            raise
+        host = engine.url.host or engine.url.query.get("host", "local socket")
+        raise Unavailable(
+            f"PostgreSQL ({host}) cannot be reached: {_first_line(error)}; start it or check DATABASE_URL",
+            reason="DATABASE_UNAVAILABLE",
+        ) from error
+
+
+def _is_outage(error: Exception) -> bool:
+    if not isinstance(error, DBAPIError):
+        return True
+    if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+        return True
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_OUTAGE)
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
+async def migrate(engine: AsyncEngine, *, schema: str, scripts: str) -> None:
+    """Bring a schema to the newest version; replicas that start together take turns.
+
+    Args:
+        engine: The database.
+        schema: Schema that the service owns; it is made if it is not there.
+        scripts: Where the migrations are, as "package:folder".
+    """
+    async with transaction(engine) as connection:
+        await connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtext(:key))"), {"key": f"towline.{schema}"}
+        )
+        await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+        await connection.run_sync(_upgrade, schema, scripts)
+
+
+def _upgrade(connection: Any, schema: str, scripts: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", scripts)
+    config.set_main_option("path_separator", "os")
+    config.attributes |= {"connection": connection, "schema": schema}
+    command.upgrade(config, "head")
+
+
+def requests_table(metadata: MetaData) -> Table:
+    """Define the table of answers to mutations, kept so that a repeated request gets the first answer."""
+    return Table(
+        "requests",
+        metadata,
+        Column("method", Text, primary_key=True),
+        Column("request_id", Uuid, primary_key=True),
+        Column("digest", LargeBinary, nullable=False, comment="sha256 of the request"),
+        Column("response", LargeBinary, nullable=False),
+        Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    )
+
+
+async def idempotent(
+    engine: AsyncEngine,
+    requests: Table,
+    request: Message,
+    response_type: type[_Response],
+    apply: Callable[[AsyncConnection], Awaitable[_Response]],
+) -> _Response:
+    """Apply a mutation once, however often its request comes; the answer commits with the change.
+
+    Args:
+        engine: The database.
+        requests: The service's table of answers.
+        request: Carries `request_id`; an empty one is not remembered.
+        response_type: What the method answers.
+        apply: Makes the change in the transaction it is given, and the answer.
+
+    Raises:
+        InvalidArgument: The id is no UUID, or came before with another body (REQUEST_ID_REUSED).
+    """
+    request_id: str = getattr(request, "request_id")  # noqa: B009 - not on Message itself
+    if not request_id:
+        async with transaction(engine) as connection:
+            return await apply(connection)
+    method = request.DESCRIPTOR.full_name
+    key = _uuid(request_id)
+    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+    async with transaction(engine) as connection:
+        # Two repetitions at once: the second waits here until the first has committed.
+        await connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": str(key)}
+        )
+        found = (
+            await connection.execute(
+                select(requests.c.digest, requests.c.response).where(
+                    requests.c.method == method, requests.c.request_id == key
+                )
+            )
+        ).one_or_none()
+        if found is None:
+            response = await apply(connection)
+            await connection.execute(
+                insert(requests).values(
+                    method=method,
+                    request_id=key,
+                    digest=digest,
+                    response=response.SerializeToString(deterministic=True),
+                )
+            )
+            return response
+    if found.digest != digest:
+        raise InvalidArgument(
+            f"request_id: {request_id} came before with another request; take a new UUID for each",
+            reason="REQUEST_ID_REUSED",
+            metadata={"field": "request_id"},
+        )
+    return response_type.FromString(found.response)
+
+
+def _uuid(request_id: str) -> UUID:
+    try:
+        return UUID(request_id)
+    except ValueError:
+        raise InvalidArgument.field("request_id", f"{request_id!r} is not a UUID") from None

@@ -1,0 +1,1 @@
+"""The agent: one node's leases, images, containers, logs and outputs."""

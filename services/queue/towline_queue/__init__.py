@@ -1,0 +1,1 @@
+"""The queue service: queues, runs, leases, sessions, logs."""

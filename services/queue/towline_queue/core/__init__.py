@@ -1,0 +1,1 @@
+"""Pure decisions of the queue service: no I/O, no clock."""

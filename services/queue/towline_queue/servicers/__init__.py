@@ -1,0 +1,1 @@
+"""The queue service's gRPC face: it only translates."""

@@ -1,0 +1,1 @@
+"""The registry service: jobs, artifacts, blobs."""

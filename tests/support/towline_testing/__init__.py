@@ -1,0 +1,1 @@
+"""Bits that several kinds of tests share."""

