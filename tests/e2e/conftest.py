@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from towline_testing.postgres import running_postgres
-from towline_testing.stack import Stack
 
 from towline.client import Client
 from towline.v1 import docker_pb2, queues_pb2
+from towline_testing.postgres import running_postgres
+from towline_testing.stack import Stack
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 

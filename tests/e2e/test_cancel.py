@@ -1,11 +1,11 @@
 """A stop stops: a silent program, one that ignores SIGTERM, one that has not started."""
 
 import pytest
-from towline_testing.jobs import code_job, submission
-from towline_testing.waiting import eventually
 
 from towline.client import Client
 from towline.v1 import runs_pb2
+from towline_testing.jobs import code_job, submission
+from towline_testing.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.postgres, pytest.mark.timeout(300)]
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from towline_testing.jobs import submission
 
 from towline.client import Client
 from towline.v1 import runs_pb2
+from towline_testing.jobs import submission
 
 pytestmark = [pytest.mark.docker, pytest.mark.postgres, pytest.mark.timeout(300)]
 

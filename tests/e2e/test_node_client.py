@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from towline_testing.jobs import code_job
-from towline_testing.stack import Stack
 
 from towline.client import Client
+from towline_testing.jobs import code_job
+from towline_testing.stack import Stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.postgres, pytest.mark.timeout(300)]
 

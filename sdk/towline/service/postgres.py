@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from towline.errors import InvalidArgument, Unavailable
 
-__all__ = ["connecting", "idempotent", "migrate", "requests_table", "transaction"]
+__all__ = ["connecting", "idempotent", "migrate", "remembered", "requests_table", "transaction"]
 
 _log = logging.getLogger(__name__)
 _Response = TypeVar("_Response", bound=Message)
@@ -153,43 +153,77 @@ async def idempotent(
     Raises:
         InvalidArgument: The id is no UUID, or came before with another body (REQUEST_ID_REUSED).
     """
-    request_id: str = getattr(request, "request_id")  # noqa: B009 - not on Message itself
+    request_id = _request_id(request)
     if not request_id:
         async with transaction(engine) as connection:
             return await apply(connection)
     method = request.DESCRIPTOR.full_name
     key = _uuid(request_id)
-    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+    digest = _digest(request)
     async with transaction(engine) as connection:
         # Two repetitions at once: the second waits here until the first has committed.
         await connection.execute(
             text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": str(key)}
         )
-        found = (
-            await connection.execute(
-                select(requests.c.digest, requests.c.response).where(
-                    requests.c.method == method, requests.c.request_id == key
-                )
-            )
-        ).one_or_none()
-        if found is None:
-            response = await apply(connection)
+        answer = await _answer(connection, requests, request, response_type)
+        if answer is None:
+            answer = await apply(connection)
             await connection.execute(
                 insert(requests).values(
                     method=method,
                     request_id=key,
                     digest=digest,
-                    response=response.SerializeToString(deterministic=True),
+                    response=answer.SerializeToString(deterministic=True),
                 )
             )
-            return response
-    if found.digest != digest:
+    return answer
+
+
+async def remembered(
+    engine: AsyncEngine, requests: Table, request: Message, response_type: type[_Response]
+) -> _Response | None:
+    """Return the answer that `idempotent` kept for this request; None if it has not been carried out.
+
+    For methods that ask another service first: a repetition gets its answer without that service.
+
+    Raises:
+        InvalidArgument: See `idempotent`.
+    """
+    if not _request_id(request):
+        return None
+    async with transaction(engine) as connection:
+        return await _answer(connection, requests, request, response_type)
+
+
+async def _answer(
+    connection: AsyncConnection, requests: Table, request: Message, response_type: type[_Response]
+) -> _Response | None:
+    request_id = _request_id(request)
+    found = (
+        await connection.execute(
+            select(requests.c.digest, requests.c.response).where(
+                requests.c.method == request.DESCRIPTOR.full_name, requests.c.request_id == _uuid(request_id)
+            )
+        )
+    ).one_or_none()
+    if found is None:
+        return None
+    if found.digest != _digest(request):
         raise InvalidArgument(
             f"request_id: {request_id} came before with another request; take a new UUID for each",
             reason="REQUEST_ID_REUSED",
             metadata={"field": "request_id"},
         )
     return response_type.FromString(found.response)
+
+
+def _request_id(request: Message) -> str:
+    request_id: str = getattr(request, "request_id")  # noqa: B009 - not on Message itself
+    return request_id
+
+
+def _digest(request: Message) -> bytes:
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
 
 
 def _uuid(request_id: str) -> UUID:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -96,6 +97,7 @@ ready = Table(
     Column("priority", SmallInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("run", Text, nullable=False, unique=True),
+    Column("ready_time", _Time, nullable=False, server_default=func.now(), comment="waits since"),
     # A lane is a prefix of this key, so claiming is an index scan and matching is no filter.
     PrimaryKeyConstraint("queue", "shape", "priority", "seq"),
 )
@@ -133,16 +135,18 @@ sessions = Table(
     # Not indexed on purpose: renewals stay HOT updates in a small table with room on each page.
     Column("seen_time", _Time, nullable=False, comment="last committed renewal"),
     Column("expires_at", _Time, nullable=False),
+    Column("disconnected_after", Interval, nullable=False, comment="silence until it counts as unreachable"),
+    Column("ttl", Interval, nullable=False, comment="how long a renewal holds"),
     postgresql_with={"fillfactor": 50},
 )
 
 leases = Table(
     "leases",
     metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("run", Text, nullable=False, unique=True),
+    # A lease's id on the wire is made of these two, so that a result finds its attempt without an index.
+    Column("run", Text, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
-    Column("session", Uuid, nullable=False, index=True),
+    Column("session", Uuid, nullable=False),
     Column("agent", Text, nullable=False, index=True),
     Column("queue", Text, nullable=False),
     Column("gpu_ids", ARRAY(Text), nullable=False),
