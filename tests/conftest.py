@@ -1,11 +1,15 @@
 """Fixtures that all tests may use: PostgreSQL servers and fresh databases on them."""
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from towline_testing.postgres import VERSIONS, PostgresServer, running_postgres
+
+# Tests start programs while gRPC runs; its fork handlers crash some of them before they are executed.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 _numbers = itertools.count(1)
 

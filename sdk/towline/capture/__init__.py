@@ -1,1 +1,13 @@
-"""Recording of a run: source, environment, entrypoint."""
+"""Recording of a run: source, environment, entrypoint.
+
+    with capture_command(["python", "train.py", "--lr", "0.1"], cwd=Path.cwd()) as captured:
+        response = await create_job(client, captured)      # uploads the snapshot, adds the version
+
+`captured.spec` is what will be made, `captured.job` the name it gets unless another is given, and
+`captured.warnings` are lines for people. `towline.runtime` records a running program the same way, through
+`towline.capture.recorder`.
+"""
+
+from towline.capture.record import Captured, capture_command, create_job
+
+__all__ = ["Captured", "capture_command", "create_job"]

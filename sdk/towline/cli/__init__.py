@@ -1,1 +1,28 @@
-"""The command line, a thin wrapper over the client."""
+"""The command `towline`: parse, call the client, print. What is decided is decided elsewhere.
+
+    app                    the commands and how a call of them ends
+    stack                  up, down, status
+    jobs, queues, runs,    the commands of these names
+    submit, agents
+    following              `--follow`: states and log as they come
+    pages, words           what people read: pages of facts, tables, states and durations in words
+    output, failures       standard output and standard error, for people and for programs
+    values, yaml_files,    what people write, read into values and messages
+    queue_files
+    options, completion    options that several commands share, and names for the shell
+    exit_codes             what the exit code says
+
+Everything that brings grpc or rich with it is imported by the command that needs it: `--help` and
+completion must be quick.
+"""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    from towline.cli.app import run
+
+    sys.exit(run(sys.argv[1:]))

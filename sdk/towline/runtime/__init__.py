@@ -1,12 +1,30 @@
-"""What a training script imports; shipped into containers, so standard library only."""
+"""What a training script imports: `towline.init`. Standard library only.
 
-__all__ = ["Run", "init"]
+    run = towline.init(job="digits-train", config={"lr": 0.1, "epochs": 10})
+    train(run.config.lr)
+    (run.outputs / "metrics.json").write_text(...)
 
+On a person's machine this records the run, and Towline's job is made of it when the program ends. In a
+container that an agent started it gives the run's own parameters and outputs folder, and records nothing.
 
-class Run:
-    """A run as its program sees it."""
+Into containers go the files named by `SHIPPED`, below the folder `towline` stands in; with that folder on
+PYTHONPATH, `import towline` finds `init` and nothing else of Towline.
+"""
 
+from typing import Final
 
-def init() -> Run:
-    """Start a run."""
-    return Run()
+from towline.runtime.run import Run, init
+
+__all__ = ["SHIPPED", "Run", "init"]
+
+SHIPPED: Final = (
+    "towline/__init__.py",
+    "towline/errors.py",
+    "towline/runtime/__init__.py",
+    "towline/runtime/config.py",
+    "towline/runtime/endpoints.py",
+    "towline/runtime/environment.py",
+    "towline/runtime/recording.py",
+    "towline/runtime/run.py",
+)
+"""Files a container needs for `towline.init`, relative to the folder that `towline` stands in."""

@@ -1,8 +1,9 @@
 """The one place where errors become gRPC statuses on the server side."""
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
@@ -14,6 +15,8 @@ __all__ = ["ErrorInterceptor"]
 _log = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+# Generic for type checkers only.
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -21,9 +24,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> "_Handler | None":
         """Wrap the handler of one call."""
         handler = await continuation(handler_call_details)
         if handler is None:  # an unknown method: grpc answers UNIMPLEMENTED itself
@@ -33,12 +36,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             stream = handler.stream_stream or handler.unary_stream
             make = getattr(grpc, f"{kind}_stream_rpc_method_handler")
-            wrapped: Any = _guard_stream(stream, method)
+            # Two forms of grpc.aio: a generator of responses, or a coroutine that reads and writes itself.
+            guard: Any = _guard_call if inspect.iscoroutinefunction(stream) else _guard_stream
+            wrapped: Any = guard(stream, method)
         else:
             call = handler.stream_unary or handler.unary_unary
             make = getattr(grpc, f"{kind}_unary_rpc_method_handler")
             wrapped = _guard_call(call, method)
-        made: grpc.RpcMethodHandler[Any, Any] = make(
+        made: _Handler = make(
             wrapped, handler.request_deserializer, handler.response_serializer
         )
         return made
@@ -68,6 +73,8 @@ def _guard_stream(behaviour: Any, method: str) -> Callable[[Any, _Context], Asyn
 async def _abort(context: _Context, error: Exception, method: str) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):  # the servicer aborted by itself
         raise error
+    while isinstance(error, ExceptionGroup):  # what ended a handler's task group
+        error = error.exceptions[0]
     if not isinstance(error, TowlineError):
         _log.error("%s failed", method, exc_info=error)
         error = Internal("the service failed; its log says more", reason="INTERNAL")

@@ -38,6 +38,7 @@ __all__ = [
     "log_chunks",
     "log_streams",
     "metadata",
+    "queue_specs",
     "queues",
     "ready",
     "requests",
@@ -61,6 +62,14 @@ queues = Table(
     Column("create_time", _Time, nullable=False, server_default=func.now()),
 )
 
+queue_specs = Table(
+    "queue_specs",
+    metadata,
+    # Every spec a queue ever had, so that repeating a run fills the very template it was made with.
+    Column("digest", LargeBinary, primary_key=True, comment="sha256 of `spec`"),
+    Column("spec", LargeBinary, nullable=False, comment="towline.v1.QueueSpec"),
+)
+
 runs = Table(
     "runs",
     metadata,
@@ -79,6 +88,7 @@ runs = Table(
     Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
     Column("variables", JSONB, nullable=False, server_default=text("'{}'"), comment="name → JSON text"),
     Column("spec", LargeBinary, nullable=False, comment="towline.v1.LaunchSpec"),
+    Column("queue_spec", LargeBinary, nullable=False, comment="digest in queue_specs"),
     Column("failure", LargeBinary, comment="towline.v1.Failure"),
     Column("outputs", Text, nullable=False, server_default=""),
     Column("retry_of", Text, nullable=False, server_default=""),

@@ -1,0 +1,82 @@
+# Everything a developer, CI or a visitor runs. Each target makes what it needs first: on a bare Debian machine, as
+# root, nothing has to be prepared. What needs the machine itself (packages, the Docker Engine) stands in deploy/dev/.
+
+PYTHON ?= python3
+PYTEST_FLAGS ?=
+LOCK_FLAGS ?=
+
+BIN := .venv/bin
+SCRIPTS := deploy/dev/base-image deploy/dev/engine deploy/dev/machine.py
+ENVIRONMENT := .venv/.synced
+BUF := deploy/dev/node_modules/.bin/buf
+PIP_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock" $(LOCK_FLAGS)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 9
+
+.PHONY: setup
+setup: $(ENVIRONMENT) ## Make the development environment in .venv (PYTHON=python3.13 to choose)
+
+$(ENVIRONMENT): requirements/dev.txt pyproject.toml | $(BIN)/uv
+	@echo "towline: installing requirements/dev.txt into .venv" >&2
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# Debian's python3 comes without ensurepip, which venv needs.
+$(BIN)/uv:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| deploy/dev/apt-install "Towline's environment needs Python with venv" python3 python3-venv
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("towline: Python 3.11 or later is needed")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements/dev.txt)"
+
+.PHONY: lock
+lock: $(BIN)/uv ## Pin the dependencies by version and hash (LOCK_FLAGS=--upgrade for newer ones)
+	@$(PIP_COMPILE) --extra dev --output-file requirements/dev.txt pyproject.toml
+	@$(PIP_COMPILE) --output-file examples/digits/requirements.txt examples/digits/requirements.in
+
+.PHONY: protos
+protos: $(ENVIRONMENT) ## Generate the stubs in sdk/towline/v1 from protos/
+	@$(BIN)/python deploy/dev/generate_protos.py
+
+.PHONY: check
+check: $(ENVIRONMENT) $(BUF) ## The static gate: ruff, mypy, import contracts, buf lint, stubs up to date
+	$(BIN)/ruff check --quiet . $(SCRIPTS)
+	$(BIN)/ruff format --quiet --check . $(SCRIPTS)
+	$(BIN)/mypy
+	MYPYPATH=deploy/dev $(BIN)/mypy --scripts-are-modules $(SCRIPTS)
+	$(BIN)/lint-imports
+	$(BUF) lint protos
+	$(BIN)/python deploy/dev/generate_protos.py --check
+
+$(BUF): deploy/dev/package-lock.json | node
+	@cd deploy/dev && npm ci --silent
+	@touch $@
+
+.PHONY: test
+test: $(ENVIRONMENT) node postgres ## All tests, on real parts (PYTEST_FLAGS="-k cancel -x")
+	@deploy/dev/engine run -- sh -c '$(BIN)/python deploy/dev/base-image ensure && exec $(BIN)/pytest $(PYTEST_FLAGS)'
+
+.PHONY: demo
+demo: $(ENVIRONMENT) ## Record a training run here, submit it twice to this machine's agent, get the outputs
+	@deploy/dev/engine run -- sh -c '$(BIN)/python deploy/dev/base-image ensure && exec $(BIN)/python examples/digits/demo.py'
+
+.PHONY: node
+node:
+	@command -v npm >/dev/null || deploy/dev/apt-install "A test's client is written for Node.js; buf comes with npm" nodejs npm
+
+.PHONY: postgres
+postgres:
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+		|| deploy/dev/apt-install "Tests run on Debian's PostgreSQL too" postgresql
+
+.PHONY: clean
+clean: ## Remove the environment and everything that was generated and is not in git
+	rm -rf .venv .demo .state dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name node_modules -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +

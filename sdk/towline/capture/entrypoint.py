@@ -1,0 +1,135 @@
+"""How a Python program was started, and how to start it again."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from towline.errors import InvalidArgument
+
+__all__ = ["Entrypoint", "Program", "entrypoint_of", "job_name", "parse_command"]
+
+_PYTHON: Final = re.compile(r"(python|pypy)(\d+(\.\d+)*)?")
+# Names that say nothing about what a script does; its folder does.
+_PLAIN_NAMES: Final = frozenset({"__main__", "app", "main", "run", "script", "train"})
+_MOST_LETTERS: Final = 128
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Python program as somebody starts it: a script or a module."""
+
+    cwd: Path
+    script: Path | None = None
+    """Absolute."""
+    module: str | None = None
+    """Its dotted name, as `python -m` takes it."""
+    arguments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """Options of the interpreter, such as "-O"."""
+
+    @property
+    def described(self) -> str:
+        """What people call it."""
+        return str(self.script) if self.script else f"-m {self.module}"
+
+
+@dataclass(frozen=True)
+class Entrypoint:
+    """How a program is started in its source tree."""
+
+    command: tuple[str, ...]
+    working_dir: str
+    """Relative to the root of the tree, "/"-separated; empty: the root."""
+
+
+def parse_command(argv: Sequence[str], cwd: Path) -> tuple[str, Program]:
+    """Read the command that starts a Python program.
+
+    Returns:
+        The interpreter, as it is written, and the program.
+
+    Raises:
+        InvalidArgument: It starts no Python script or module, or the script does not exist.
+    """
+    if not argv or not _PYTHON.fullmatch(Path(argv[0]).name):
+        started = f"{argv[0]!r} is no Python interpreter" if argv else "there is none"
+        raise InvalidArgument.field(
+            "command",
+            f"{started}; write python SCRIPT … or python -m MODULE … "
+            "(python -m torch.distributed.run for torchrun)",
+        )
+    options, rest = _options(argv[1:])
+    if rest and rest[0] == "-m":
+        if len(rest) == 1:
+            raise InvalidArgument.field("command", "-m needs the name of a module")
+        return argv[0], Program(cwd, module=rest[1], arguments=tuple(rest[2:]), options=options)
+    if not rest or rest[0] in ("-", "-c"):
+        raise InvalidArgument.field(
+            "command", "it names no script; write python SCRIPT … or python -m MODULE …"
+        )
+    script = cwd / rest[0]
+    if not (script.is_file() or (script / "__main__.py").is_file()):
+        raise InvalidArgument.field("command", f"the script {rest[0]} does not exist in {cwd}")
+    script = Path(os.path.abspath(script))  # noqa: PTH100 - links are kept as people wrote them
+    return argv[0], Program(cwd, script=script, arguments=tuple(rest[1:]), options=options)
+
+
+def _options(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Part the interpreter's options from the rest, which begins with a script, "-m", "-c" or "-"."""
+    at = 0
+    while at < len(words) and words[at].startswith("-") and words[at] != "-":
+        word = words[at]
+        if word.startswith("--"):
+            at += 2 if word == "--check-hash-based-pycs" else 1
+            continue
+        for place, letter in enumerate(word[1:], start=1):
+            if letter in "mc":  # also as in -um MODULE and -mMODULE
+                flags = [word[:place]] if place > 1 else []
+                inline = [word[place + 1 :]] if word[place + 1 :] else []
+                return (*words[:at], *flags), [f"-{letter}", *inline, *words[at + 1 :]]
+            if letter in "WX":
+                at += 0 if word[place + 1 :] else 1
+                break
+        at += 1
+    return tuple(words[:at]), list(words[at:])
+
+
+def entrypoint_of(program: Program, root: Path) -> Entrypoint:
+    """Write a program's command relative to its source tree.
+
+    The working directory is kept where it lies in the tree; else the command starts in the root.
+
+    Raises:
+        InvalidArgument: The script is not in the tree.
+    """
+    root = root.resolve()
+    cwd = program.cwd.resolve()
+    folder = cwd if cwd.is_relative_to(root) else root
+    working_dir = folder.relative_to(root).as_posix()
+    if program.script is None:
+        target = ["-m", str(program.module)]
+    else:
+        script = program.script.parent.resolve() / program.script.name
+        if not script.is_relative_to(root):
+            raise InvalidArgument.field(
+                "command", f"the script {program.script} lies outside the source tree {root}; move it there"
+            )
+        target = [Path(os.path.relpath(script, folder)).as_posix()]
+    command = ("python", *program.options, *target, *program.arguments)
+    return Entrypoint(command, "" if working_dir == "." else working_dir)
+
+
+def job_name(program: Program) -> str:
+    """Name a job after its script, and the folder where that alone says little ("digits-train")."""
+    if program.module is not None:
+        words = [program.module]
+    else:
+        script = program.script or program.cwd
+        words = [script.stem]
+        if script.stem in _PLAIN_NAMES and script.parent.name:
+            words = [script.parent.name] if script.stem == "__main__" else [script.parent.name, script.stem]
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(words)).strip("-.")
+    return name[:_MOST_LETTERS].rstrip("-.") or "job"

@@ -1,0 +1,197 @@
+"""From a program to a version of a job."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from towline.capture import environment, git
+from towline.capture.entrypoint import Entrypoint, Program, entrypoint_of, job_name, parse_command
+from towline.capture.environment import Environment
+from towline.capture.source import Snapshot, take_snapshot
+from towline.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from towline.client import AsyncClient, Progress
+    from towline.v1 import jobs_pb2
+
+__all__ = ["Captured", "capture_command", "capture_program", "create_job"]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A program that can be made a job. Leave its `with` block, or `close` it, to remove the snapshot."""
+
+    job: str
+    """The name the job gets unless another is given."""
+    entrypoint: Entrypoint
+    environment: Environment
+    snapshot: Snapshot
+    config_json: str
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines for people: what was left out, and why."""
+        return (*self.snapshot.warnings, *self.environment.warnings)
+
+    @property
+    def archive(self) -> Path:
+        """The source tree, as a tar archive."""
+        return self.snapshot.archive
+
+    def spec(self, digest: str) -> "jobs_pb2.JobSpec":
+        """Give the content of the job version.
+
+        Args:
+            digest: Of the archive, as its upload gives it.
+        """
+        from towline.v1 import jobs_pb2  # noqa: PLC0415 - protobuf is loaded at the end of a recording
+
+        checkout = self.snapshot.checkout
+        return jobs_pb2.JobSpec(
+            code=jobs_pb2.CodeSource(digest=digest, size_bytes=self.snapshot.size_bytes),
+            entrypoint=self.entrypoint.command,
+            working_dir=self.entrypoint.working_dir,
+            python=jobs_pb2.PythonEnvironment(
+                version=self.environment.version,
+                requirements=self.environment.requirements,
+                extra_index_urls=self.environment.extra_index_urls,
+            ),
+            config_json=self.config_json,
+            provenance=jobs_pb2.Provenance(
+                git_commit=checkout.commit,
+                git_remote=checkout.remote,
+                git_branch=checkout.branch,
+                git_dirty=checkout.dirty,
+                platform=self.environment.platform,
+            ),
+        )
+
+    def close(self) -> None:
+        """Remove the snapshot from this machine."""
+        self.archive.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def capture_command(argv: Sequence[str], cwd: Path, *, config_json: str = "{}") -> Captured:
+    """Capture a Python program without running it.
+
+    The interpreter is the one the command names; it may live in another environment than this one.
+
+    Args:
+        argv: As a person types it: ["python", "train.py", "--lr", "0.1"].
+        cwd: Where it would be started.
+        config_json: Default parameters of the job: the text of a JSON object.
+
+    Raises:
+        InvalidArgument: No such interpreter or script, or no Python program at all.
+        FailedPrecondition: See `take_snapshot`.
+        OSError: See `take_snapshot`.
+    """
+    named, program = parse_command(argv, cwd)
+    interpreter = shutil.which(named) if "/" not in named else str(cwd / named)
+    if interpreter is None:
+        raise InvalidArgument.field("command", f"{named} is not on the PATH")
+
+    def describe() -> Mapping[str, Any]:
+        return environment.ask(Path(interpreter), cwd)
+
+    return capture_program(program, describe, config_json=config_json)
+
+
+def capture_program(
+    program: Program,
+    describe: Callable[[], Mapping[str, Any]],
+    *,
+    config_json: str,
+    excluded: Sequence[Path] = (),
+) -> Captured:
+    """Capture a program: its source tree first, as that may change.
+
+    The source tree is the git checkout that script and working directory lie in, else the one that the
+    script lies in, else the script's folder; for a module, what the working directory lies in.
+
+    Args:
+        program: Script or module.
+        describe: Tells about its interpreter; see `environment.ask`.
+        config_json: Default parameters: the text of a JSON object.
+        excluded: Folders that are no source.
+
+    Raises:
+        InvalidArgument: The script is an installed command, or is itself left out of the snapshot.
+        FailedPrecondition: See `take_snapshot`.
+        OSError: See `take_snapshot`.
+    """
+    root, checkout = _root(program)
+    entrypoint = entrypoint_of(program, root)
+    snapshot = take_snapshot(root, checkout=checkout, excluded=excluded)
+    try:
+        _check_included(program, snapshot)
+        found = environment.environment_of(describe(), root)
+    except BaseException:
+        snapshot.archive.unlink()
+        raise
+    return Captured(job_name(program), entrypoint, found, snapshot, config_json)
+
+
+def _root(program: Program) -> tuple[Path, bool]:
+    """Give the root of the source tree, and whether it is a git checkout."""
+    of_cwd = git.checkout_of(program.cwd)
+    if program.script is None:
+        return (of_cwd, True) if of_cwd else (program.cwd, False)
+    script = program.script.parent.resolve() / program.script.name
+    if (script.parent.parent / "pyvenv.cfg").exists() or "site-packages" in script.parts:
+        raise InvalidArgument.field(
+            "command", f"{script} is an installed command, not a script of a source tree; run python SCRIPT …"
+        )
+    if of_cwd is not None and script.is_relative_to(of_cwd.resolve()):
+        return of_cwd, True
+    of_script = git.checkout_of(script.parent)
+    return (of_script, True) if of_script else (script.parent, False)
+
+
+def _check_included(program: Program, snapshot: Snapshot) -> None:
+    if program.script is None:
+        return
+    script = program.script.parent.resolve() / program.script.name
+    path = script.relative_to(snapshot.root.resolve()).as_posix()
+    if path not in snapshot.paths and f"{path}/__main__.py" not in snapshot.paths:
+        raise InvalidArgument.field(
+            "command", f"the script {path} is left out of the snapshot; .gitignore or .towlineignore names it"
+        )
+
+
+async def create_job(
+    client: "AsyncClient",
+    captured: Captured,
+    *,
+    job: str | None = None,
+    author: str = "",
+    progress: "Progress | None" = None,
+) -> "jobs_pb2.CreateJobVersionResponse":
+    """Upload a captured program and add a version to its job.
+
+    Args:
+        client: Of the registry.
+        captured: The program.
+        job: Name of the job; None: made from the program's.
+        author: Who made it; informative.
+        progress: Called with the bytes uploaded and the bytes in all.
+
+    Returns:
+        The version; `created` is false where the newest one already had this content.
+
+    Raises:
+        TowlineError: What the registry answered, or Unavailable.
+    """
+    digest = await client.blobs.upload(captured.archive, progress)
+    return await client.jobs.create_version(job or captured.job, captured.spec(digest), author=author)

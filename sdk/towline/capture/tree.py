@@ -1,0 +1,180 @@
+"""The files of a source tree."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from towline.capture import git
+from towline.capture.ignore import IGNORE_FILE, Rules, Verdict, is_environment_marker
+from towline.errors import FailedPrecondition
+
+__all__ = ["Entry", "Tree", "list_tree"]
+
+MOST_BYTES: Final = 1024**3
+MOST_FILES: Final = 100_000
+_NAMED: Final = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or symbolic link."""
+
+    path: str
+    """Relative, "/"-separated."""
+    size_bytes: int
+    executable: bool = False
+    target: str = ""
+    """What it points at; empty: a file."""
+
+
+@dataclass
+class Tree:
+    """The files of a source tree, by path, and what people should know about it."""
+
+    root: Path
+    entries: list[Entry] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def list_tree(root: Path, *, checkout: bool, excluded: Sequence[Path] = ()) -> Tree:
+    """List what belongs to a source tree.
+
+    Args:
+        root: Its folder.
+        checkout: Whether it is the root of a git checkout; its .gitignore files count then.
+        excluded: Folders in it that are no source.
+
+    Raises:
+        FailedPrecondition: It is larger than 1 GiB or has more than 100,000 files; reason SOURCE_TOO_LARGE.
+    """
+    rules = Rules(_ignore_lines(root))
+    without = {_relative(root, path) for path in excluded} - {None, "."}
+    tree = Tree(root)
+    secrets, unreadable, leaving = [], [], []
+    for path in _source_paths(root, rules, checkout=checkout):
+        if any(path == folder or path.startswith(f"{folder}/") for folder in without):
+            continue
+        verdict = rules.file(path)
+        if verdict is Verdict.LOOKS_SECRET:
+            secrets.append(path)
+        if verdict is not Verdict.KEPT:
+            continue
+        try:
+            path.encode()
+            entry = _entry(root, path)
+        except UnicodeEncodeError:
+            unreadable.append(path)
+            continue
+        if entry is None:
+            continue
+        if entry.target and not _stays(root, entry):
+            leaving.append(path)
+            continue
+        tree.entries.append(entry)
+    tree.entries.sort(key=lambda entry: entry.path)
+    _check_size(tree.entries)
+    _warn(
+        tree,
+        "left out what looks like a secret (keep a file with a line such as !NAME in .towlineignore)",
+        secrets,
+    )
+    _warn(tree, "left out files whose names are not UTF-8", unreadable)
+    _warn(tree, "left out symbolic links that lead out of the source tree", leaving)
+    return tree
+
+
+def _source_paths(root: Path, rules: Rules, *, checkout: bool) -> list[str]:
+    if checkout:
+        paths = [os.fsdecode(name) for name in git.list_files(root)]
+    else:
+        paths = list(_bounded(_walk(root, "", rules), root))
+    environments = {folder for path in paths if (folder := is_environment_marker(path))}
+    return [path for path in paths if not any(path.startswith(f"{folder}/") for folder in environments)]
+
+
+def _walk(root: Path, folder: str, rules: Rules) -> Iterator[str]:
+    """List a plain folder; folders that cannot be read are passed over."""
+    try:
+        items = list(os.scandir(root / folder))
+    except PermissionError:
+        return
+    names = {item.name for item in items}
+    if folder and ("pyvenv.cfg" in names or "conda-meta" in names):
+        return
+    for item in items:
+        path = f"{folder}/{item.name}" if folder else item.name
+        if not item.is_dir(follow_symlinks=False):
+            yield path
+        elif not rules.folder(path):
+            yield from _walk(root, path, rules)
+
+
+def _bounded(paths: Iterable[str], root: Path) -> Iterator[str]:
+    """Stop before a whole disk is listed because a script lies in its top folder."""
+    for count, path in enumerate(paths):
+        if count == MOST_FILES:
+            raise FailedPrecondition(
+                f"{root} has more than {MOST_FILES:,} files; put the script into a folder of its own, make "
+                f"that a git repository, or leave folders out with {IGNORE_FILE}",
+                reason="SOURCE_TOO_LARGE",
+            )
+        yield path
+
+
+def _entry(root: Path, path: str) -> Entry | None:
+    """Look at one path; None for what is not there any more and what is neither file nor link."""
+    place = root / path
+    try:
+        status = place.lstat()
+    except (FileNotFoundError, NotADirectoryError):  # deleted, not yet committed
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        return Entry(path, 0, target=os.fspath(place.readlink()))
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Entry(path, status.st_size, executable=bool(status.st_mode & stat.S_IXUSR))
+
+
+def _stays(root: Path, link: Entry) -> bool:
+    """Say whether a link stays in the tree, as it is written and as it is followed."""
+    written = os.path.normpath(os.path.join(os.path.dirname(link.path), link.target))  # noqa: PTH118, PTH120 - text only
+    outside = written == ".." or written.startswith(("../", "/"))
+    return not outside and (root / link.path).resolve().is_relative_to(root.resolve())
+
+
+def _check_size(entries: Sequence[Entry]) -> None:
+    total = sum(entry.size_bytes for entry in entries)
+    if total <= MOST_BYTES and len(entries) <= MOST_FILES:
+        return
+    largest = sorted(entries, key=lambda entry: entry.size_bytes, reverse=True)[:_NAMED]
+    named = ", ".join(f"{entry.path} ({entry.size_bytes / 1024**2:.0f} MiB)" for entry in largest)
+    raise FailedPrecondition(
+        f"the source tree has {total / 1024**2:.0f} MiB in {len(entries):,} files; at most 1024 MiB in "
+        f"{MOST_FILES:,} files are recorded. The largest are {named}; leave out what is no source with "
+        f"{IGNORE_FILE}",
+        reason="SOURCE_TOO_LARGE",
+    )
+
+
+def _ignore_lines(root: Path) -> list[str]:
+    try:
+        return (root / IGNORE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _relative(root: Path, path: Path) -> str | None:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return None
+
+
+def _warn(tree: Tree, problem: str, paths: list[str]) -> None:
+    if paths:
+        named = ", ".join(path.encode(errors="replace").decode() for path in paths[:_NAMED])
+        more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        tree.warnings.append(f"{problem}: {named}{more}")

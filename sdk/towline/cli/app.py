@@ -1,0 +1,72 @@
+"""The commands, and how a call of them ends."""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Annotated
+
+import typer
+
+from towline import __version__
+from towline.cli import agents, exit_codes, failures, jobs, output, queues, runs, stack, submit
+from towline.errors import TowlineError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="towline",
+    help="Record an ML run once, run it on any GPU node.",
+    epilog="Exit codes:\n\n\b\n" + exit_codes.table(),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Help as plain text: rich takes longer to import than the rest of the help to make.
+    rich_markup_mode=None,
+)
+app.command()(stack.up)
+app.command()(stack.down)
+app.command()(stack.status)
+app.add_typer(jobs.app, name="job")
+app.add_typer(queues.app, name="queue")
+app.command()(submit.submit)
+app.command()(submit.launch)
+app.add_typer(runs.app, name="run")
+app.add_typer(agents.app, name="agent")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        output.text(f"towline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Record an ML run once, run it on any GPU node."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit code; errors are written to standard error."""
+    as_json = "--json" in takewhile(lambda word: word != "--", arguments)
+    try:
+        return int(app(args=list(arguments), prog_name="towline", standalone_mode=False) or 0)
+    except TowlineError as error:
+        return failures.show(error, as_json=as_json)
+    except typer.TyperException as error:
+        return _usage(error, as_json=as_json)
+    except output.ReaderGone:
+        return exit_codes.ExitCode.OK
+    except (KeyboardInterrupt, typer.Abort):
+        return exit_codes.ExitCode.INTERRUPTED
+
+
+def _usage(error: typer.TyperException, *, as_json: bool) -> int:
+    context: typer.Context | None = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context and message == context.get_help():  # no command was given
+        output.text(message)
+        return exit_codes.ExitCode.BAD_INPUT
+    hint = f"try `{context.command_path} --help`" if context else ""
+    return failures.show_usage(message, hint, as_json=as_json)

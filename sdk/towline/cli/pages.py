@@ -1,0 +1,197 @@
+"""Pages of facts and lines about runs, jobs, queues and agents, for people."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from towline.cli import words, yaml_files
+from towline.names import short
+from towline.v1 import fleet_pb2, jobs_pb2, runs_pb2
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["agent", "ending", "facts", "job_version", "run", "state_line", "waiting_line"]
+
+Fact = tuple[str, "RenderableType"]
+
+
+def facts(rows: Iterable[Fact]) -> Table:
+    """Lay out labels and values; rows without a value are left out."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        if value not in ("", None):
+            grid.add_row(label, Text(value) if isinstance(value, str) else value)
+    return grid
+
+
+def state_line(run: runs_pb2.Run) -> str:
+    """Write one change of a run's state."""
+    return f"{datetime.now():%H:%M:%S} {words.state(run)}{_why(run)}"  # noqa: DTZ005 - local, for people
+
+
+def waiting_line(run: runs_pb2.Run) -> str:
+    """Write what a run does or waits for, in one line that is written over and over."""
+    return f"{words.state(run)}{_why(run)}"
+
+
+def _why(run: runs_pb2.Run) -> str:
+    parts = [run.state_detail] if run.state_detail else []
+    if run.queue_position > 0:
+        parts.append(f"{run.queue_position} ahead")
+    return f" · {', '.join(parts)}" if parts else ""
+
+
+def ending(run: runs_pb2.Run, *, logs_shown: bool) -> Iterator[str]:
+    """Write what there is to say about a run that has ended."""
+    if run.attempts:
+        last = run.attempts[-1]
+        yield f"  {words.phases(run, datetime.now(UTC))[-1]}{_image(last)}"
+    yield from failure(run.failure, logs_shown=logs_shown)
+    if run.outputs:
+        yield f"  outputs {short(run.outputs)}: towline run outputs {short(run.name)} --to DIR"
+    if run.state == runs_pb2.RUN_STATE_FAILED:
+        yield f"  again: towline run retry {short(run.name)}"
+
+
+def failure(failure: runs_pb2.Failure, *, logs_shown: bool) -> Iterator[str]:
+    """Write why something failed; with the end of the log unless people have just seen it."""
+    if not failure.cause:
+        return
+    cause = words.lower(runs_pb2.FailureCause.Name(failure.cause), "FAILURE_CAUSE_").replace("_", " ")
+    yield f"  {cause}: {failure.message}"
+    seen = logs_shown and failure.cause != runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
+    if failure.log_tail and not seen:
+        yield from (f"  | {line}" for line in failure.log_tail.splitlines())
+
+
+def run(run: runs_pb2.Run) -> Table:
+    """Make the page of one run."""
+    now = datetime.now(UTC)
+    state = Text(f"{words.state(run)}{_why(run)}", style=words.state_style(run.state))
+    rows: list[Fact] = [
+        ("run", short(run.name)),
+        ("name", run.display_name),
+        ("state", state),
+        ("job", short(run.job_version)),
+        ("queue", short(run.queue)),
+        ("priority", words.lower(runs_pb2.Priority.Name(run.priority), "PRIORITY_")),
+        ("author", run.author),
+        ("submitted", words.moment(run.create_time)),
+        ("ended", words.moment(run.end_time) if run.HasField("end_time") else ""),
+        ("retry of", short(run.retry_of) if run.retry_of else ""),
+        ("labels", ", ".join(f"{key}={value}" for key, value in sorted(run.labels.items()))),
+        ("config", _object(run.config_json)),
+        ("variables", "\n".join(f"{name}: {value}" for name, value in sorted(run.variables.items()))),
+    ]
+    for number, attempt in enumerate(run.attempts, start=1):
+        label = "attempt" if len(run.attempts) == 1 else f"attempt {number}"
+        rows.append((label, _attempt(attempt, words.phases(run, now)[number - 1])))
+    if run.failure.cause:
+        rows.append(("failure", "\n".join(line[2:] for line in failure(run.failure, logs_shown=False))))
+    if run.outputs:
+        rows.append(("outputs", f"{short(run.outputs)} (towline run outputs {short(run.name)} --to DIR)"))
+    return facts(rows)
+
+
+def _attempt(attempt: runs_pb2.Attempt, phases: words.Phases) -> str:
+    outcome = words.lower(runs_pb2.AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
+    head = "" if outcome == "unspecified" else f"{outcome}, "
+    lines = [
+        f"{head}on {short(attempt.agent)}, epoch {attempt.epoch}",
+        f"{phases}{_image(attempt)}",
+    ]
+    if attempt.gpu_ids:
+        lines.append(f"GPUs {', '.join(attempt.gpu_ids)}")
+    if attempt.HasField("exit_code"):
+        lines.append(f"exit code {attempt.exit_code}")
+    return "\n".join(lines)
+
+
+def _image(attempt: runs_pb2.Attempt) -> str:
+    if not attempt.image_outcome:
+        return ""
+    outcome = words.lower(runs_pb2.ImageOutcome.Name(attempt.image_outcome), "IMAGE_OUTCOME_")
+    digest = attempt.image_id.removeprefix("sha256:")[:12]
+    return f", image {outcome}" + (f" ({digest})" if digest else "")
+
+
+def _object(text: str) -> str:
+    value = json.loads(text or "{}")
+    return yaml_files.dump(value).rstrip() if value else ""
+
+
+def job_version(version: jobs_pb2.JobVersion, others: Sequence[jobs_pb2.JobVersion]) -> Table:
+    """Make the page of one version of a job, with the list of all of them."""
+    spec = version.spec
+    requirements = spec.python.requirements
+    provenance = spec.provenance
+    commit = f"{provenance.git_commit[:12]}{' with changes' if provenance.git_dirty else ''}"
+    return facts(
+        [
+            ("job", short(version.name)),
+            ("aliases", ", ".join(version.aliases)),
+            (
+                "made",
+                f"{words.moment(version.create_time)}{f' by {version.author}' if version.author else ''}",
+            ),
+            ("source", _source(spec)),
+            ("command", " ".join(spec.entrypoint)),
+            ("folder", spec.working_dir),
+            ("Python", spec.python.version),
+            ("requirements", ", ".join(requirements)),
+            ("defaults", _object(spec.config_json)),
+            ("recorded at", commit if provenance.git_commit else ""),
+            ("remote", provenance.git_remote),
+            ("platform", provenance.platform),
+            ("digest", version.digest),
+            (
+                "versions",
+                "\n".join(
+                    f"{short(other.name)}  {words.moment(other.create_time)}  {', '.join(other.aliases)}".rstrip()
+                    for other in others
+                ),
+            ),
+        ]
+    )
+
+
+def _source(spec: jobs_pb2.JobSpec) -> str:
+    match spec.WhichOneof("source"):
+        case "code":
+            return f"code snapshot, {words.size(spec.code.size_bytes)}"
+        case "git":
+            below = f", folder {spec.git.subfolder}" if spec.git.subfolder else ""
+            return f"git {spec.git.remote} at {spec.git.commit}{below}"
+        case "image":
+            return f"image {spec.image.reference}"
+        case _:
+            return ""
+
+
+def agent(agent: fleet_pb2.Agent) -> Table:
+    """Make the page of one agent."""
+    state = words.lower(fleet_pb2.AgentState.Name(agent.state), "AGENT_STATE_")
+    return facts(
+        [
+            ("agent", short(agent.name)),
+            ("state", state),
+            ("host", agent.hostname),
+            ("version", agent.version),
+            ("last seen", f"{words.ago(agent.last_seen_time, datetime.now(UTC))} ago"),
+            ("queues", ", ".join(map(short, agent.queues))),
+            ("slots", str(agent.capacity.slots)),
+            (
+                "GPUs",
+                "\n".join(f"{gpu.id}  {gpu.model}, {words.size(gpu.memory_bytes)}" for gpu in agent.gpus),
+            ),
+            ("labels", ", ".join(f"{key}={value}" for key, value in sorted(agent.labels.items()))),
+            ("runs", "\n".join(map(short, agent.runs))),
+        ]
+    )

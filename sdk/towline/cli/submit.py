@@ -1,0 +1,113 @@
+"""`towline submit` and `towline launch`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from towline.cli import options, output
+from towline.cli.connection import connect
+from towline.cli.exit_codes import ExitCode
+from towline.cli.runs import follow_to_end
+from towline.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from towline.cli.submission import Wishes
+
+__all__ = ["launch", "submit"]
+
+_Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Parameters as YAML or JSON; --set goes over it.")
+]
+_Gpus = Annotated[int | None, typer.Option(metavar="N", min=0, help="Short for --var gpus=N.")]
+_Name = Annotated[str, typer.Option(help="Name of the run, for people.")]
+_Labels = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Free label. May be repeated.")
+]
+
+
+def submit(
+    job: options.JobName,
+    queue: options.QueueOption = "default",
+    settings: options.Settings = None,
+    config: _Config = None,
+    variables: options.Variables = None,
+    priority: options.Priority = None,
+    gpus: _Gpus = None,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Submit N identical runs.")] = 1,
+    name: _Name = "",
+    labels: _Labels = None,
+    follow: options.Follow = False,
+    json: options.Json = False,
+) -> int:
+    """Put a job on a queue, with other parameters than it was recorded with.
+
+    Prints the id of each run; with --follow its states and log, and the exit code says how it ended.
+    """
+    from towline.cli.submission import Wishes
+
+    wishes = Wishes(settings or (), config, variables or (), gpus, priority, name, labels or ())
+    return _submit(job, queue, wishes, count=count, follow=follow, as_json=json)
+
+
+def launch(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="Such as python train.py.")],
+    queue: options.QueueOption = "default",
+    job: Annotated[str, typer.Option(help="Name of the job; by default made from folder and script.")] = "",
+    settings: options.Settings = None,
+    config: _Config = None,
+    variables: options.Variables = None,
+    priority: options.Priority = None,
+    gpus: _Gpus = None,
+    name: _Name = "",
+    labels: _Labels = None,
+    follow: options.Follow = False,
+    json: options.Json = False,
+) -> int:
+    """Record a command as a job without running it here, and put it on a queue."""
+    from towline.cli.recording import record_command
+    from towline.cli.submission import Wishes
+    from towline.names import short
+
+    wishes = Wishes(settings or (), config, variables or (), gpus, priority, name, labels or ())
+    with output.working("recording"):
+        version = record_command(command, job)
+    if not json:
+        _say(f"recorded {short(version.name)}")
+    return _submit(version.name, queue, wishes, count=1, follow=follow, as_json=json)
+
+
+def _submit(job: str, queue: str, wishes: "Wishes", *, count: int, follow: bool, as_json: bool) -> int:
+    from towline.cli import submission
+    from towline.names import short
+
+    if follow and count > 1:
+        raise InvalidArgument.field("--follow", "follows one run; leave it out, or --count")
+    wanted = submission.build(job, queue, wishes)
+    if count > 1:
+        with connect() as client:
+            names = client.runs.submit_many([wanted] * count)
+        if as_json:
+            output.document({"runs": names})
+        else:
+            output.text("\n".join(map(short, names)))
+        return ExitCode.OK
+    with connect() as client:
+        run = client.runs.submit(wanted)
+    if follow:
+        _say(f"run {short(run.name)}: {short(run.job_version)} on {short(run.queue)}")
+        return follow_to_end(run.name, as_json=as_json)
+    if as_json:
+        output.message(run)
+        return ExitCode.OK
+    output.text(short(run.name))
+    if sys.stderr.isatty():
+        _say(f"{short(run.job_version)} waits in {short(run.queue)}: towline run logs -f {short(run.name)}")
+    return ExitCode.OK
+
+
+def _say(line: str) -> None:
+    """Tell a person something, away from standard output, which is for programs."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,69 @@
+"""What people write after --set, --var and --label, read into values. No I/O."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from towline.cli import yaml_files
+from towline.errors import InvalidArgument
+
+__all__ = ["merged", "pairs", "settings", "variables"]
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """Split "key=value" texts; a later one replaces an earlier one.
+
+    Raises:
+        InvalidArgument: Some have no "=" or no key; all of them are named.
+    """
+    split = [text.partition("=") for text in texts]
+    wrong = [text for text, (key, equals, _) in zip(texts, split, strict=True) if not (key and equals)]
+    if wrong:
+        raise InvalidArgument.field(option, f"write key=value, not {', '.join(map(repr, wrong))}")
+    return {key: value for key, _, value in split}
+
+
+def settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Read --set key=value: YAML values, dots in keys nest.
+
+    Raises:
+        InvalidArgument: A text or value cannot be read, or a key is both a value and an object.
+    """
+    whole: dict[str, Any] = {}
+    for path, text in pairs(texts, "--set").items():
+        *parents, key = path.split(".")
+        if not key or not all(parents):
+            raise InvalidArgument.field("--set", f"{path!r} has an empty part between its dots")
+        inner = whole
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise InvalidArgument.field("--set", f"{path!r}: {parent!r} was given a value of its own")
+        inner[key] = yaml_files.load(text, f"--set {path}")
+    return whole
+
+
+def variables(texts: Iterable[str], gpus: int | None) -> dict[str, str]:
+    """Read --var name=value into JSON texts; --gpus N stands for --var gpus=N.
+
+    Raises:
+        InvalidArgument: A text or value cannot be read, or both say how many GPUs.
+    """
+    values = {
+        name: json.dumps(yaml_files.load(text, f"--var {name}"))
+        for name, text in pairs(texts, "--var").items()
+    }
+    if gpus is None:
+        return values
+    if "gpus" in values:
+        raise InvalidArgument.field("--gpus", "--var gpus says it too; give one of them")
+    return values | {"gpus": str(gpus)}
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Put one object over another: objects merge key by key, everything else replaces."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result

@@ -1,0 +1,119 @@
+"""States, moments and durations as people read them. Pure: the present moment is an argument."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from towline.v1 import fleet_pb2, runs_pb2
+
+__all__ = [
+    "Phases",
+    "ago",
+    "duration",
+    "lower",
+    "moment",
+    "phases",
+    "size",
+    "state",
+    "state_style",
+]
+
+_STYLES: Final = {
+    runs_pb2.RUN_STATE_SUCCEEDED: "green",
+    runs_pb2.RUN_STATE_FAILED: "bold red",
+    runs_pb2.RUN_STATE_CANCELLED: "yellow",
+    runs_pb2.RUN_STATE_RUNNING: "cyan",
+    fleet_pb2.AGENT_STATE_CONNECTED: "green",
+}
+
+
+def lower(name: str, prefix: str) -> str:
+    """Write the name of an enum's value as a word: "queued" for "RUN_STATE_QUEUED"."""
+    return name.removeprefix(prefix).lower()
+
+
+def state(run: runs_pb2.Run) -> str:
+    """Write where a run stands, in one or two words."""
+    word = lower(runs_pb2.RunState.Name(run.state), "RUN_STATE_")
+    if run.unreachable:
+        return f"{word}, agent unreachable"
+    return f"{word}, cancel asked" if run.cancel_requested and not run.HasField("end_time") else word
+
+
+def state_style(value: int) -> str:
+    """Give the style of a run's state."""
+    return _STYLES.get(value, "")
+
+
+def when(stamp: Timestamp) -> datetime:
+    """Give a moment as local time."""
+    return stamp.ToDatetime(UTC).astimezone()
+
+
+def moment(stamp: Timestamp) -> str:
+    """Write a moment in local time, to the second."""
+    return f"{when(stamp):%Y-%m-%d %H:%M:%S}"
+
+
+def duration(span: timedelta) -> str:
+    """Write a duration: "0.4 s", "2 m 05 s", "3 h 10 m", "2 d 04 h"."""
+    seconds = max(span.total_seconds(), 0.0)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} m"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def ago(stamp: Timestamp, now: datetime) -> str:
+    """Write how long ago a moment was."""
+    return duration(now - when(stamp))
+
+
+def size(count: int) -> str:
+    """Write a number of bytes: "512 B", "1.5 MiB"."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+class Phases:
+    """How long one attempt took for what.
+
+    Args:
+        waited_from: When the run began to wait for this attempt.
+        times: The attempt's moments.
+        now: Stands in for a moment that has not come.
+    """
+
+    def __init__(self, waited_from: datetime, times: runs_pb2.AttemptTimes, now: datetime) -> None:
+        lease = when(times.lease_time)
+        end = when(times.end_time) if times.HasField("end_time") else now
+        start = when(times.start_time) if times.HasField("start_time") else None
+        self.queued = lease - waited_from
+        self.preparing = (start or end) - lease
+        self.running = end - start if start else None
+        self.end = end
+
+    def __str__(self) -> str:
+        parts = [f"queued {duration(self.queued)}", f"preparing {duration(self.preparing)}"]
+        if self.running is not None:
+            parts.append(f"running {duration(self.running)}")
+        return ", ".join(parts)
+
+
+def phases(run: runs_pb2.Run, now: datetime) -> list[Phases]:
+    """Give the phases of each attempt of a run, oldest first."""
+    found: list[Phases] = []
+    waited_from = when(run.create_time)
+    for attempt in run.attempts:
+        found.append(Phases(waited_from, attempt.times, now))
+        waited_from = found[-1].end
+    return found

@@ -1,0 +1,167 @@
+"""Parameters of a run: as JSON holds them, with attributes."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+__all__ = ["Config", "Plain", "merged", "plain"]
+
+MOST_LEVELS: Final = 64
+
+
+class Config(dict[str, Any]):
+    """Parameters by name, also as attributes: `config.optimizer.lr` is `config["optimizer"]["lr"]`.
+
+    Names that dictionaries use themselves ("items", "keys", …) are reached with brackets only.
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        super().__init__((name, _with_attributes(value)) for name, value in (values or {}).items())
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            known = ", ".join(self) or "none"
+            raise AttributeError(f"no parameter {name!r}; there are: {known}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(f"no parameter {name!r}") from None
+
+    def __reduce__(self) -> tuple[type["Config"], tuple[dict[str, Any]]]:
+        return Config, (dict(self),)
+
+
+def _with_attributes(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Config(value)
+    if isinstance(value, list):
+        return [_with_attributes(item) for item in value]
+    return value
+
+
+def merged(defaults: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Put parameters over defaults, key by key: objects merge, everything else replaces."""
+    result = dict(defaults)
+    for name, value in over.items():
+        there = result.get(name)
+        both = isinstance(there, Mapping) and isinstance(value, Mapping)
+        result[name] = merged(there, value) if both and there is not None else value
+    return result
+
+
+class Plain(NamedTuple):
+    """A config, parted into what JSON holds and what it does not."""
+
+    values: dict[str, Any]
+    """What JSON holds."""
+    rest: dict[str, Any]
+    """What it does not, at the same places."""
+    refused: list[str]
+    """The places of the rest, such as "model.activation"."""
+
+
+def plain(config: object) -> Plain:
+    """Turn a config as programs have it into what JSON holds.
+
+    Mappings, dataclasses, `argparse.Namespace`, pydantic models, enums, paths, tuples, NumPy scalars and
+    arrays (anything with `tolist()` or `item()`) are understood, without importing any of these libraries.
+
+    Raises:
+        TypeError: `config` itself has no fields.
+    """
+    fields = _fields(config)
+    if fields is None:
+        raise TypeError(
+            f"config is of type {type(config).__name__}; give a dict, a dataclass, an argparse.Namespace or "
+            "a pydantic model"
+        )
+    return _parted(fields, "", 0)
+
+
+def _parted(fields: Mapping[Any, Any], path: str, level: int) -> Plain:
+    parted = Plain({}, {}, [])
+    for name, value in fields.items():
+        place = f"{path}{name}"
+        inner = _fields(value) if level < MOST_LEVELS else None
+        if isinstance(name, str) and inner is not None:
+            values, rest, refused = _parted(inner, f"{place}.", level + 1)
+            parted.values[name] = values
+            parted.refused.extend(refused)
+            if rest:
+                parted.rest[name] = rest
+            continue
+        try:
+            parted.values[_key(name)] = _plain(value, level + 1)
+        except _NotPlain:
+            parted.rest[name] = value
+            parted.refused.append(place)
+    return parted
+
+
+class _NotPlain(Exception):
+    """JSON does not hold this value."""
+
+
+def _plain(value: Any, level: int) -> Any:
+    """Give a value as JSON holds it, all of it; _NotPlain where that cannot be."""
+    # Subclasses, such as numpy.float64 and enum.IntEnum, become the plain type.
+    for kind in (int, str):
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(getattr(value, "_value_", value))
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _NotPlain
+        return float(value)
+    if level >= MOST_LEVELS:  # or in itself
+        raise _NotPlain
+    if isinstance(value, list | tuple):
+        return [_plain(item, level + 1) for item in value]
+    if (fields := _fields(value)) is not None:
+        return {_key(name): _plain(inner, level + 1) for name, inner in fields.items()}
+    return value if value is None or isinstance(value, bool) else _plain(_simpler(value), level + 1)
+
+
+def _key(name: Any) -> str:
+    if not isinstance(name, str):
+        raise _NotPlain
+    return str(name)
+
+
+def _fields(value: Any) -> Mapping[Any, Any] | None:
+    """Give the fields of a value that has some, and None of any other."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, type):
+        return None
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    if callable(dump := getattr(value, "model_dump", None)):  # pydantic
+        return dict(dump())
+    if type(value).__name__ in ("Namespace", "SimpleNamespace"):
+        return dict(vars(value))
+    return None
+
+
+def _simpler(value: Any) -> Any:
+    """Give what stands for a path, an enum member, an array or a scalar; _NotPlain for anything else."""
+    if isinstance(value, type):
+        raise _NotPlain
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "_value_") and hasattr(value, "_name_"):  # enum.Enum, which is slow to import
+        return value._value_
+    for method in ("tolist", "item"):
+        if callable(convert := getattr(value, method, None)):
+            try:
+                return convert()
+            except (TypeError, ValueError, RuntimeError):  # such as item() of a tensor with many elements
+                continue
+    raise _NotPlain

@@ -1,0 +1,1 @@
+"""The container engine: what the agent needs of one, and Docker's."""

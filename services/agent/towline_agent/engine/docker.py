@@ -1,0 +1,229 @@
+"""Docker's engine, through aiodocker: the one place that knows its errors and its wire."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import aiohttp
+from aiodocker import Docker, DockerError, DockerStreamError
+
+from towline.errors import (
+    AlreadyExists,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    TowlineError,
+    Unavailable,
+)
+from towline_agent.core.containers import ImageFacts
+from towline_agent.core.failures import ExitStatus
+from towline_agent.core.logframes import LogFrames
+from towline_agent.engine.port import Container, ContainerId, ContainerState
+
+__all__ = ["DockerEngine", "connecting", "translated"]
+
+_ANSWER_S: Final = 5.0
+_CHUNK_BYTES: Final = 256 * 1024
+# aiodocker's own default socket search asserts that one exists; a stopped engine may have none.
+_DEFAULT_URL: Final = "unix:///var/run/docker.sock"
+# Errors by status are about what the path names first.
+_MISSING: Final = {"image": "IMAGE_NOT_FOUND", "container": "CONTAINER_NOT_FOUND"}
+
+
+@asynccontextmanager
+async def connecting(url: str | None) -> AsyncIterator["DockerEngine"]:
+    """Give the engine at a URL such as "unix:///var/run/docker.sock"; None: where Docker's client looks.
+
+    Nothing is sent yet, so an engine that does not answer is no error here.
+    """
+    # No timeout of the client's own: builds, waits and logs take as long as they take.
+    try:
+        client = Docker(url=url)
+    except AssertionError:
+        client = Docker(url=_DEFAULT_URL)
+    async with client:
+        yield DockerEngine(client)
+
+
+class DockerEngine:
+    """The Engine port on Docker's API."""
+
+    def __init__(self, client: Docker) -> None:
+        self._client = client
+
+    async def ping(self) -> str:
+        """See Engine."""
+        with translated():
+            async with asyncio.timeout(_ANSWER_S):
+                version = await self._client.version()
+        return f"Docker {version['Version']}"
+
+    async def image(self, reference: str) -> ImageFacts | None:
+        """See Engine."""
+        try:
+            with translated("image"):
+                found = await self._client.images.inspect(reference)
+        except NotFound:
+            return None
+        config = found.get("Config") or {}
+        return ImageFacts(found["Id"], tuple(config.get("Env") or ()), config.get("User") or "")
+
+    async def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+        """See Engine."""
+        try:
+            async for item in self._client.images.pull(reference, stream=True):
+                status, layer = item.get("status", ""), item.get("id", "")
+                progress(" ".join(filter(None, [layer, status, item.get("progress", "")])))
+        except (DockerError, aiohttp.ClientError, OSError) as error:
+            # 900 is aiodocker's own: the engine was not reached. All else is a registry's answer.
+            if isinstance(error, DockerError) and error.status != 900:
+                raise NotFound(error.message, reason="IMAGE_NOT_FOUND") from error
+            raise _error(error, "image") from error
+
+    async def create(self, name: str, config: Mapping[str, Any]) -> ContainerId:
+        """See Engine."""
+        try:
+            with translated("image"):
+                made = await self._client.containers.create(dict(config), name=name)
+        except AlreadyExists:
+            raise AlreadyExists(f"a container {name} exists", reason="CONTAINER_EXISTS") from None
+        return ContainerId(made.id)
+
+    async def start(self, container: ContainerId) -> None:
+        """See Engine."""
+        with translated():
+            await self._client.containers.container(container).start()
+
+    async def kill(self, container: ContainerId, signal: str) -> None:
+        """See Engine."""
+        try:
+            with translated():
+                await self._client.containers.container(container).kill(signal=signal)
+        except (NotFound, AlreadyExists):  # not there, or (409) does not run
+            return
+
+    async def wait(self, container: ContainerId) -> ExitStatus:
+        """See Engine."""
+        with translated():
+            await self._client.containers.container(container).wait()
+        found = await self.inspect(container)
+        if found is None:
+            raise NotFound(f"container {container[:12]} is gone", reason="CONTAINER_NOT_FOUND")
+        if found.exit is None:
+            raise Unavailable("the engine broke off waiting", reason="ENGINE_UNAVAILABLE")
+        return found.exit
+
+    async def inspect(self, container: str) -> Container | None:
+        """See Engine."""
+        try:
+            with translated():
+                found = await self._client.containers.container(container).show()
+        except NotFound:
+            return None
+        state = found["State"]
+        if state["Running"] or state["Status"] in ("paused", "restarting"):
+            how, ended = ContainerState.RUNNING, None
+        elif state["Status"] == "created" and not state.get("Error"):
+            how, ended = ContainerState.CREATED, None
+        else:
+            how = ContainerState.ENDED
+            ended = ExitStatus(state["ExitCode"], bool(state["OOMKilled"]), state.get("Error") or "")
+        return Container(ContainerId(found["Id"]), how, found["Config"].get("Labels") or {}, ended)
+
+    async def containers(self, labels: Mapping[str, str]) -> list[Container]:
+        """See Engine."""
+        wanted = [f"{name}={value}" if value else name for name, value in labels.items()]
+        with translated():
+            found = await self._client.containers.list(all=1, filters=json.dumps({"label": wanted}))
+        inspected = [await self.inspect(container.id) for container in found]
+        return [container for container in inspected if container is not None]
+
+    async def remove(self, container: str) -> None:
+        """See Engine."""
+        try:
+            with translated():
+                await self._client.containers.container(container).delete(force=True, v=True)
+        except (NotFound, AlreadyExists):  # gone, or (409) being removed
+            return
+
+    async def put_archive(self, container: ContainerId, path: str, archive: AsyncIterable[bytes]) -> None:
+        """See Engine."""
+        with translated():
+            await self._client.containers.container(container).put_archive(path, archive)
+
+    async def get_archive(self, container: ContainerId, path: str) -> AsyncIterator[bytes]:
+        """See Engine."""
+        async for chunk in self._read(f"containers/{container}/archive", {"path": path}):
+            yield chunk
+
+    async def logs(self, container: ContainerId, *, follow: bool) -> AsyncIterator[bytes]:
+        """See Engine."""
+        frames = LogFrames()
+        params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
+        async for chunk in self._read(f"containers/{container}/logs", params):
+            if data := frames.feed(chunk):
+                yield data
+
+    async def commit(self, container: ContainerId, reference: str, config: Mapping[str, Any]) -> str:
+        """See Engine."""
+        name, _, tag = reference.rpartition(":")
+        with translated():
+            made = await self._client.containers.container(container).commit(
+                repository=name, tag=tag, config=dict(config), pause=False
+            )
+        return str(made["Id"])
+
+    async def remove_image(self, reference: str) -> None:
+        """See Engine."""
+        try:
+            with translated("image"):
+                await self._client.images.delete(reference)
+        except NotFound:
+            return
+
+    async def _read(self, path: str, params: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """Read a response as it comes: aiodocker's own methods decode text and hold archives in memory."""
+        with translated():
+            async with self._client._query(path, params=params, timeout=None) as response:
+                # release() would wait for the end of an endless stream; close() drops the connection.
+                try:
+                    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                        yield chunk
+                finally:
+                    response.close()
+
+
+@contextmanager
+def translated(subject: str = "container") -> Iterator[None]:
+    """Turn every error of aiodocker and below into Towline's; see the port for which."""
+    try:
+        yield
+    except (DockerError, aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise _error(error, subject) from error
+
+
+def _error(error: Exception, subject: str) -> TowlineError:
+    if isinstance(error, DockerStreamError):
+        return InvalidArgument(error.message, reason="ENGINE_REFUSED")
+    if isinstance(error, DockerError):
+        return _by_status(error.status, error.message, subject)
+    detail = str(error) or type(error).__name__
+    return Unavailable(f"the Docker Engine does not answer: {detail}", reason="ENGINE_UNAVAILABLE")
+
+
+def _by_status(status: int, message: str, subject: str) -> TowlineError:
+    match status:
+        case 404:
+            return NotFound(message, reason=_MISSING[subject])
+        case 409:
+            return AlreadyExists(message, reason="CONTAINER_EXISTS")
+        case 400 | 403 | 413 | 422:
+            return InvalidArgument(message, reason="ENGINE_REFUSED")
+        case 900:
+            return Unavailable(f"the Docker Engine does not answer: {message}", reason="ENGINE_UNAVAILABLE")
+        case 503:
+            return Unavailable(message, reason="ENGINE_UNAVAILABLE")
+        case _:
+            return Internal(f"the Docker Engine failed: {message}", reason="ENGINE_FAILED")

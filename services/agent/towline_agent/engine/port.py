@@ -1,0 +1,113 @@
+"""What the agent needs of a container engine.
+
+Errors, for every method: Unavailable/ENGINE_UNAVAILABLE (it does not answer; nobody knows what
+became of the request), NotFound/CONTAINER_NOT_FOUND, NotFound/IMAGE_NOT_FOUND,
+AlreadyExists/CONTAINER_EXISTS, InvalidArgument/ENGINE_REFUSED (it answered that it cannot do what
+was asked; the message is the engine's), Internal/ENGINE_FAILED.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NewType, Protocol
+
+from towline_agent.core.containers import ImageFacts
+from towline_agent.core.failures import ExitStatus
+
+__all__ = ["Container", "ContainerId", "ContainerState", "Engine"]
+
+ContainerId = NewType("ContainerId", str)
+
+
+class ContainerState(Enum):
+    """How far a container is."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as the engine tells."""
+
+    id: ContainerId
+    state: ContainerState
+    labels: Mapping[str, str]
+    exit: ExitStatus | None
+    """Set when it has ended."""
+
+
+class Engine(Protocol):
+    """A container engine on this node."""
+
+    async def ping(self) -> str:
+        """Return the engine's name and version if it answers within seconds."""
+        ...
+
+    async def image(self, reference: str) -> ImageFacts | None:
+        """Return the local image that a reference or an id names, if there is one."""
+        ...
+
+    async def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+        """Pull an image; `progress` gets lines for people.
+
+        Raises:
+            NotFound: Its registry does not have it, refuses it or cannot be reached; the message is the
+                registry's answer.
+        """
+        ...
+
+    async def create(self, name: str, config: Mapping[str, Any]) -> ContainerId:
+        """Make a container that is not started; `config` is the body of Docker's "create container"."""
+        ...
+
+    async def start(self, container: ContainerId) -> None:
+        """Start it; one that runs already is left so."""
+        ...
+
+    async def kill(self, container: ContainerId, signal: str) -> None:
+        """Send a signal such as "SIGTERM"; one that does not run, or is not there, is left so."""
+        ...
+
+    async def wait(self, container: ContainerId) -> ExitStatus:
+        """Wait until it has ended, for as long as the connection holds."""
+        ...
+
+    async def inspect(self, container: str) -> Container | None:
+        """Return a container by id or name, if there is one."""
+        ...
+
+    async def containers(self, labels: Mapping[str, str]) -> list[Container]:
+        """Return all containers, ended ones too, that have all these labels."""
+        ...
+
+    async def remove(self, container: str) -> None:
+        """Kill and remove a container and its anonymous volumes; an absent one is no error."""
+        ...
+
+    async def put_archive(self, container: ContainerId, path: str, archive: AsyncIterable[bytes]) -> None:
+        """Unpack an uncompressed tar archive into a folder of a container that exists there."""
+        ...
+
+    def get_archive(self, container: ContainerId, path: str) -> AsyncIterator[bytes]:
+        """Read a path of a container as an uncompressed tar archive whose members begin with its last part."""
+        ...
+
+    def logs(self, container: ContainerId, *, follow: bool) -> AsyncIterator[bytes]:
+        """Read what a container printed, from the start, byte for byte; with `follow` until it has ended."""
+        ...
+
+    async def commit(self, container: ContainerId, reference: str, config: Mapping[str, Any]) -> str:
+        """Make an image of a container's file system and return its id.
+
+        Args:
+            container: Not running.
+            reference: "name:tag" it gets.
+            config: The image's configuration.
+        """
+        ...
+
+    async def remove_image(self, reference: str) -> None:
+        """Remove an image, or one of its names; an absent one is no error."""
+        ...

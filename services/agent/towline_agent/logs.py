@@ -1,0 +1,227 @@
+"""Log shipping: one AppendLogs call for all attempts, resumed where the queue service stands."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from random import random
+from typing import Final
+
+import grpc
+
+from towline.errors import TowlineError, Unavailable
+from towline.rpc.status import to_error
+from towline.v1 import logs_pb2, logs_pb2_grpc
+from towline_agent.attempts import Signal
+from towline_agent.core.backoff import Backoff
+from towline_agent.core.offsets import SendWindow
+
+__all__ = ["LogPipe", "LogWriter"]
+
+_log = logging.getLogger(__name__)
+
+# Bytes of one log that may wait for an acknowledgement; reading the engine's log stops beyond.
+_BOUND_BYTES: Final = 4 * 1024 * 1024
+_PIECE_BYTES: Final = 256 * 1024
+# A service that leaves a request unanswered for longer is taken for dead.
+_ANSWER_S: Final = 30.0
+
+_Key = tuple[str, int, logs_pb2.LogStream]
+
+
+class LogWriter:
+    """One log of one attempt. Made by LogPipe.writer."""
+
+    def __init__(self, key: _Key, wake: Signal) -> None:
+        self.key = key
+        self._wake = wake
+        self._window: SendWindow | None = None
+        self._asked = False
+        self._progress = asyncio.Condition()
+        self.refused = False
+        """Whether the queue service wants no more of it: what is written then goes nowhere."""
+
+    async def position(self) -> int:
+        """Return the offset at which the log goes on, as the queue service has it."""
+        self._wake.set()
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._window is not None or self.refused)
+        return self._window.committed if self._window else 0
+
+    async def write(self, data: bytes) -> None:
+        """Add bytes; waits while too many are unacknowledged."""
+        await self.position()
+        async with self._progress:
+            await self._progress.wait_for(lambda: self.refused or self._unacknowledged < _BOUND_BYTES)
+        if self._window and not self.refused:
+            self._window.write(data)
+            self._wake.set()
+
+    async def flush(self) -> int:
+        """Wait until all is durable and return the log's size."""
+        size = await self.position()
+        async with self._progress:
+            await self._progress.wait_for(lambda: self.refused or self._unacknowledged == 0)
+        return self._window.written if self._window else size
+
+    @property
+    def _unacknowledged(self) -> int:
+        return self._window.unacknowledged if self._window else 0
+
+    def _next(self) -> logs_pb2.AppendLogsRequest | None:
+        """Return what to send now, if anything."""
+        run, epoch, stream = self.key
+        request = logs_pb2.AppendLogsRequest(run=run, epoch=epoch, stream=stream)
+        if self.refused:
+            return None
+        if self._window is None:
+            if self._asked:
+                return None
+            self._asked = True
+            return request
+        if not self._window.unsent:
+            return None
+        request.offset, request.data = self._window.take(_PIECE_BYTES)
+        return request
+
+    def _rewind(self) -> None:
+        self._asked = False
+        if self._window:
+            self._window.rewind()
+
+    async def _answered(self, response: logs_pb2.AppendLogsResponse) -> None:
+        async with self._progress:
+            if response.stale:
+                self.refused = True
+            elif self._window is None:
+                self._window = SendWindow(response.committed_offset)
+            else:
+                self._window.acknowledge(response.committed_offset)
+            self._progress.notify_all()
+
+    async def _refuse(self) -> None:
+        async with self._progress:
+            self.refused = True
+            self._progress.notify_all()
+
+
+class LogPipe:
+    """All logs of this agent on one call; `run` must run for anything to move.
+
+    Args:
+        channel: To the queue service.
+        peer: The service and its address, for messages.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, peer: str) -> None:
+        self._stub = logs_pb2_grpc.LogServiceStub(channel)
+        self._peer = peer
+        self._writers: dict[_Key, LogWriter] = {}
+        self._wake = Signal()
+
+    def writer(self, run: str, epoch: int, stream: logs_pb2.LogStream) -> LogWriter:
+        """Return the writer of a log, the same one until it is closed."""
+        key = (run, epoch, stream)
+        return self._writers.setdefault(key, LogWriter(key, self._wake))
+
+    def close(self, run: str, epoch: int) -> None:
+        """Forget the writers of an attempt, and what they did not deliver."""
+        for key in [key for key in self._writers if key[:2] == (run, epoch)]:
+            del self._writers[key]
+
+    async def run(self) -> None:
+        """Ship until cancelled."""
+        backoff = Backoff(random)
+        while True:
+            await self._work_to_do()
+            try:
+                await self._one_call(backoff)
+            except TowlineError as error:
+                if backoff.failures == 0:
+                    _log.warning("logs wait here: %s", error)
+                await asyncio.sleep(backoff.failed())
+
+    async def _work_to_do(self) -> None:
+        while not any(self._pending_writers()):
+            await self._wake.wait()
+        self._wake.set()  # for the sender of the call that begins
+
+    def _pending_writers(self) -> list[LogWriter]:
+        return [
+            writer
+            for writer in self._writers.values()
+            if not writer.refused and (writer._window is None or writer._unacknowledged)
+        ]
+
+    async def _one_call(self, backoff: Backoff) -> None:
+        for writer in self._writers.values():
+            writer._rewind()
+        # No deadline: it lives as long as the session; each answer has one instead.
+        call = self._stub.AppendLogs()
+        owed: deque[LogWriter] = deque()
+        try:
+            async with asyncio.TaskGroup() as group:
+                sender = group.create_task(self._send(call, owed))
+                try:
+                    await self._receive(call, owed, backoff)
+                finally:
+                    sender.cancel()
+        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as errors:
+            await self._broken(errors.exceptions[0], owed)
+        finally:
+            call.cancel()
+
+    async def _send(self, call: "grpc.aio.StreamStreamCall", owed: "deque[LogWriter]") -> None:
+        while True:
+            await self._wake.wait()
+            for writer in list(self._writers.values()):
+                while (request := writer._next()) is not None:
+                    owed.append(writer)
+                    await call.write(request)
+
+    async def _receive(
+        self, call: "grpc.aio.StreamStreamCall", owed: "deque[LogWriter]", backoff: Backoff
+    ) -> None:
+        async for response in self._answers(call, owed):
+            backoff.succeeded()
+            await owed.popleft()._answered(response)
+            self._wake.set()
+
+    async def _answers(
+        self, call: "grpc.aio.StreamStreamCall", owed: "deque[LogWriter]"
+    ) -> AsyncIterator[logs_pb2.AppendLogsResponse]:
+        while True:
+            response = await self._read(call, owed)
+            if response is grpc.aio.EOF:
+                raise Unavailable(f"{self._peer} ended the log call", reason="UNAVAILABLE")
+            yield response
+
+    async def _read(self, call: "grpc.aio.StreamStreamCall", owed: "deque[LogWriter]") -> object:
+        while True:
+            oldest = owed[0] if owed else None
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    return await call.read()
+            except TimeoutError:
+                if oldest is not None:
+                    raise Unavailable(f"{self._peer} left a log unanswered", reason="UNAVAILABLE") from None
+
+    async def _broken(self, cause: BaseException, owed: "deque[LogWriter]") -> None:
+        """Judge the end of a call: answers come in order, so a refusal is about the oldest request."""
+        if not isinstance(cause, grpc.aio.AioRpcError):
+            raise Unavailable(f"{self._peer}: the log call broke: {cause}", reason="UNAVAILABLE") from cause
+        error = to_error(cause, peer=self._peer)
+        if owed and not isinstance(error, Unavailable) and cause.code() in _REFUSALS:
+            writer = owed[0]
+            _log.error("the log of %s (epoch %d) is given up: %s", writer.key[0], writer.key[1], error)
+            await writer._refuse()
+            return
+        raise error
+
+
+_REFUSALS: Final = (
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.ABORTED,
+)

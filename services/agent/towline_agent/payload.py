@@ -1,0 +1,46 @@
+"""What is put into /towline of a container before it starts."""
+
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from towline.v1 import runs_pb2
+from towline_agent.tars import Entry
+
+__all__ = ["payload"]
+
+
+def payload(spec: runs_pb2.LaunchSpec) -> list[Entry]:
+    """Make the members of /towline: the parameters, the runtime, the outputs folder.
+
+    Everything is readable for every user, and the outputs folder writable, because the container's
+    user may be any.
+    """
+    return [
+        Entry("config.json", (spec.config_json or "{}").encode()),
+        Entry("outputs", None, 0o777),
+        *_runtime(),
+    ]
+
+
+@cache
+def _runtime() -> tuple[Entry, ...]:
+    """Pack what `import towline` needs in a container: the package itself and its runtime part."""
+    package = files("towline")
+    top = (Entry(f"runtime/towline/{name}", (package / name).read_bytes()) for name in ("__init__.py",))
+    return (
+        Entry("runtime", None, 0o755),
+        Entry("runtime/towline", None, 0o755),
+        *top,
+        *_tree(package / "runtime", "runtime/towline/runtime"),
+    )
+
+
+def _tree(folder: Traversable, name: str) -> Iterator[Entry]:
+    yield Entry(name, None, 0o755)
+    for item in sorted(folder.iterdir(), key=lambda item: item.name):
+        if item.is_dir() and item.name != "__pycache__":
+            yield from _tree(item, f"{name}/{item.name}")
+        elif item.name.endswith(".py"):
+            yield Entry(f"{name}/{item.name}", item.read_bytes())

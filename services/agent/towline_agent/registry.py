@@ -1,0 +1,155 @@
+"""The registry as the agent uses it: blobs both ways, and the outputs artifact."""
+
+import hashlib
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from towline.errors import FailedPrecondition, InvalidArgument
+from towline.rpc.channel import MAX_CHUNK_BYTES
+from towline.rpc.status import to_error
+from towline.v1 import artifacts_pb2, artifacts_pb2_grpc
+
+__all__ = ["FileSlice", "Registry"]
+
+_ANSWER_S: Final = 30.0
+# Streams of bytes: long enough for 1 TiB on a slow line, short enough to end.
+_TRANSFER_S: Final = 24 * 3600.0
+_DIGESTS_PER_CALL: Final = 10_000
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """Bytes that lie in a file."""
+
+    path: Path
+    start: int
+    size: int
+
+    def read(self, offset: int) -> Iterator[bytes]:
+        """Give the bytes from an offset, in pieces that fit a message."""
+        with self.path.open("rb") as file:
+            file.seek(self.start + offset)
+            left = self.size - offset
+            while left > 0 and (data := file.read(min(left, MAX_CHUNK_BYTES))):
+                left -= len(data)
+                yield data
+
+
+class Registry:
+    """Client of the registry. Errors are Towline's; Unavailable means that trying again may help.
+
+    Args:
+        channel: To the registry.
+        peer: The service and its address, for messages.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, peer: str) -> None:
+        self._blobs = artifacts_pb2_grpc.BlobServiceStub(channel)
+        self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        self._peer = peer
+
+    async def download(self, digest: str, size: int, target: Path) -> None:
+        """Bring a blob into a file, going on where an earlier try stopped, and check it.
+
+        Raises:
+            InvalidArgument: Its size (BLOB_SIZE_MISMATCH) or digest (DIGEST_MISMATCH) is another.
+        """
+        have = target.stat().st_size if target.exists() else 0
+        request = artifacts_pb2.DownloadBlobRequest(digest=digest, offset=have)
+        with target.open("ab") as file, self._translated():
+            async for response in self._blobs.DownloadBlob(request, timeout=_TRANSFER_S):
+                have += len(response.data)
+                if have > size:
+                    break
+                file.write(response.data)
+        if have != size:
+            target.unlink()
+            raise InvalidArgument(
+                f"blob {digest} has not the recorded size of {size} bytes; record the job again",
+                reason="BLOB_SIZE_MISMATCH",
+            )
+        if (found := _digest(target)) != digest:
+            target.unlink()
+            raise InvalidArgument(
+                f"blob {digest} came as {found}; the registry's storage or the way to it is damaged",
+                reason="DIGEST_MISMATCH",
+            )
+
+    async def missing(self, digests: Sequence[str]) -> set[str]:
+        """Return those blobs that the registry lacks."""
+        found: set[str] = set()
+        for start in range(0, len(digests), _DIGESTS_PER_CALL):
+            request = artifacts_pb2.FindMissingBlobsRequest(digests=digests[start : start + _DIGESTS_PER_CALL])
+            with self._translated():
+                response = await self._blobs.FindMissingBlobs(request, timeout=_ANSWER_S)
+            found.update(response.missing_digests)
+        return found
+
+    async def upload(self, digest: str, content: FileSlice) -> None:
+        """Store a blob, going on where an earlier try stopped."""
+        # One id for one content: whoever tries again goes on with the same upload.
+        upload_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"towline:{content.path}:{digest}"))
+        status_request = artifacts_pb2.GetUploadStatusRequest(upload_id=upload_id, digest=digest)
+        with self._translated():
+            status = await self._blobs.GetUploadStatus(status_request, timeout=_ANSWER_S)
+            if status.complete:
+                return
+            header = artifacts_pb2.UploadHeader(
+                upload_id=upload_id,
+                digest=digest,
+                size_bytes=content.size,
+                offset=status.committed_size,
+            )
+            response = await self._blobs.UploadBlob(_messages(header, content), timeout=_TRANSFER_S)
+        if not response.complete:
+            raise FailedPrecondition(
+                f"the registry keeps {response.committed_size} of {content.size} bytes of {digest}",
+                reason="UPLOAD_INCOMPLETE",
+            )
+
+    async def create_outputs(
+        self, run: str, request_id: str, files: Sequence[artifacts_pb2.ArtifactFile]
+    ) -> str:
+        """Make the outputs artifact of a run and return "artifacts/{artifact}/versions/{version}"."""
+        request = artifacts_pb2.CreateArtifactVersionRequest(
+            request_id=request_id,
+            artifact=f"artifacts/outputs-{run.removeprefix('runs/')}",
+            type="outputs",
+            files=files,
+            producer_run=run,
+        )
+        with self._translated():
+            response = await self._artifacts.CreateArtifactVersion(request, timeout=_ANSWER_S)
+        return response.artifact_version.name
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error, peer=self._peer) from error
+
+
+async def _messages(
+    header: artifacts_pb2.UploadHeader, content: FileSlice
+) -> AsyncIterator[artifacts_pb2.UploadBlobRequest]:
+    message = artifacts_pb2.UploadBlobRequest(header=header)
+    for data in content.read(header.offset):
+        message.data = data
+        yield message
+        message = artifacts_pb2.UploadBlobRequest()
+    if message.HasField("header"):  # nothing left to send, or an empty blob
+        yield message
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+

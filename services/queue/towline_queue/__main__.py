@@ -1,0 +1,80 @@
+"""The queue service: `python -m towline_queue`. This module only wires."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+
+from towline.service.postgres import connecting, migrate
+from towline.service.process import run
+from towline.service.server import serving, stop_requested
+from towline.v1 import fleet_pb2_grpc, leases_pb2_grpc, logs_pb2_grpc, queues_pb2_grpc, runs_pb2_grpc
+from towline_queue.dispatcher import Dispatcher
+from towline_queue.log_reader import LogReader
+from towline_queue.log_writer import LogWriter
+from towline_queue.reaper import Reaper
+from towline_queue.registry_client import registry_client
+from towline_queue.servicers.fleet import FleetServicer
+from towline_queue.servicers.leases import LeaseServicer
+from towline_queue.servicers.logs import LogServicer
+from towline_queue.servicers.queues import QueueServicer
+from towline_queue.servicers.runs import RunServicer
+from towline_queue.settings import QueueSettings
+from towline_queue.signals import Signals
+from towline_queue.storage.tables import SCHEMA
+from towline_queue.submitting import Submitter
+
+__all__ = ["running"]
+
+
+@asynccontextmanager
+async def running(settings: QueueSettings) -> AsyncIterator[str]:
+    """Run the service until the block is left; give the address it listens on.
+
+    Raises:
+        Unavailable: PostgreSQL cannot be reached, or the address cannot be listened on.
+    """
+    signals = Signals()
+    async with (
+        connecting(settings.database_url, pool_size=settings.database_pool_size) as engine,
+        registry_client(settings.registry_address) as registry,
+    ):
+        await migrate(engine, schema=SCHEMA, scripts="towline_queue:migrations")
+        dispatcher = Dispatcher(engine, signals)
+        log_writer = LogWriter(engine, signals)
+
+        def register(server: grpc.aio.Server) -> Sequence[str]:
+            queues_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(engine, signals), server)
+            submitter = Submitter(engine, registry, most_in_flight=settings.max_submits_in_flight)
+            runs_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(engine, signals, submitter), server)
+            logs = LogServicer(log_writer, LogReader(engine, signals))
+            logs_pb2_grpc.add_LogServiceServicer_to_server(logs, server)
+            leases = LeaseServicer(engine, signals, dispatcher)
+            leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)
+            fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(engine, signals), server)
+            services = ("QueueService", "RunService", "LogService", "LeaseService", "FleetService")
+            return [f"towline.v1.{service}" for service in services]
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(dispatcher.run(), name="dispatcher"),
+                group.create_task(Reaper(engine, signals).run(), name="reaper"),
+                group.create_task(log_writer.run(), name="log writer"),
+            ]
+            try:
+                async with serving(settings, register) as address:
+                    yield address
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+
+async def _serve(settings: QueueSettings) -> None:
+    async with stop_requested() as stop, running(settings):
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(run(QueueSettings, _serve))

@@ -1,0 +1,104 @@
+"""Why a run waits, in one sentence for people."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+__all__ = ["MOST_COUNTED", "AgentFacts", "QueueFacts", "explain_waiting"]
+
+MOST_COUNTED: Final = 10_000
+"""Runs ahead are counted up to this many, so that a long queue costs an answer no time."""
+
+
+@dataclass(frozen=True)
+class AgentFacts:
+    """One agent that serves the queue.
+
+    Attributes:
+        connected: Whether it is heard from.
+        draining: Whether it takes no more runs.
+        slots: Runs it can hold at once.
+        gpus: GPUs it has.
+        busy_slots: Runs it holds.
+        busy_gpus: GPUs in use.
+    """
+
+    connected: bool
+    draining: bool
+    slots: int
+    gpus: int
+    busy_slots: int
+    busy_gpus: int
+
+
+@dataclass(frozen=True)
+class QueueFacts:
+    """What decides when a queue's runs start."""
+
+    paused: bool
+    agents: Sequence[AgentFacts]
+
+
+def explain_waiting(
+    facts: QueueFacts, *, gpus: int, ahead: int | None = None, due: datetime | None = None
+) -> str:
+    """Say why a run waits: the constraint that would still hold it if all later ones were gone.
+
+    Args:
+        facts: About its queue.
+        gpus: GPUs that it needs.
+        ahead: Runs ahead of it; None: not counted.
+        due: When it may start, if that is not yet.
+    """
+    if due is not None:
+        return f"scheduled until {due.isoformat(timespec='seconds')}"
+    return f"{_constraint(facts, gpus)}{_place(ahead)}"
+
+
+def _constraint(facts: QueueFacts, gpus: int) -> str:
+    if facts.paused:
+        return "the queue is paused"
+    if not facts.agents:
+        return "no agent serves this queue"
+    largest = max(agent.gpus for agent in facts.agents)
+    if gpus > largest:
+        has = f"the largest agent has {largest}" if largest else "no agent of this queue has any"
+        return f"needs {_count(gpus, 'GPU')}, but {has}"
+    return _among_agents(facts.agents, gpus)
+
+
+def _among_agents(agents: Sequence[AgentFacts], gpus: int) -> str:
+    """Narrow the agents down, and name the step that leaves none."""
+    connected = [agent for agent in agents if agent.connected]
+    willing = [agent for agent in connected if not agent.draining]
+    fitting = [agent for agent in willing if agent.slots > 0 and agent.gpus >= gpus]
+    free = [
+        agent for agent in fitting if agent.busy_slots < agent.slots and agent.gpus - agent.busy_gpus >= gpus
+    ]
+    if not connected:
+        why = f"none of the {_count(len(agents), 'agent')} of this queue is connected"
+    elif not willing:
+        why = "every connected agent of this queue is draining"
+    elif not fitting:
+        why = (
+            f"no connected agent has room for {_count(gpus, 'GPU')}"
+            if gpus
+            else "no connected agent has a slot"
+        )
+    elif not free:
+        why = f"all {_count(len(fitting), 'agent')} that could take it are busy"
+    else:
+        why = "about to start"
+    return why
+
+
+def _place(ahead: int | None) -> str:
+    if not ahead:
+        return ""
+    more = "at least " if ahead >= MOST_COUNTED else ""
+    return f"; {more}{_count(ahead, 'run')} ahead"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,171 @@
+"""Which waiting run goes to which agent: first in, first out within (queue, priority), without starving.
+
+A run that does not fit now is passed by smaller ones, so that nothing stands idle. Once it has waited
+longer than `reserve_after` at the head of its (queue, priority), the agent that is closest to fitting it
+is kept free of other GPU work until it fits.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+__all__ = ["MAX_BATCH", "Assignment", "Lane", "Offer", "WaitingRun", "lanes", "match"]
+
+MAX_BATCH: Final = 500
+"""Most runs that one transaction hands out."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One agent session and what it could take now.
+
+    Attributes:
+        session: Its id.
+        queues: Queues it serves, the preferred ones first.
+        free_slots: Attempts it could take.
+        free_gpus: UUIDs of the GPUs that are free.
+        total_gpus: GPUs it has, free or not.
+    """
+
+    session: UUID
+    queues: tuple[str, ...]
+    free_slots: int
+    free_gpus: frozenset[str]
+    total_gpus: int
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One (queue, shape) of the waiting runs, and how many of them the offers could take at most.
+
+    `most` is 0 where the lane's first run fits an agent, but not now: it is only looked at.
+    """
+
+    queue: str
+    shape: int
+    most: int
+
+
+@dataclass(frozen=True)
+class WaitingRun:
+    """One waiting run; `shape` is its number of GPUs, `waited` how long it has been ready."""
+
+    run: str
+    queue: str
+    shape: int
+    priority: int
+    seq: int
+    waited: timedelta
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A run for a session, with the GPUs it shall use."""
+
+    run: str
+    session: UUID
+    gpu_ids: tuple[str, ...]
+
+
+def lanes(offers: Sequence[Offer]) -> list[Lane]:
+    """List the lanes that could be handed out, or must be looked at for a run that is being starved."""
+    serving: dict[str, list[Offer]] = defaultdict(list)
+    for offer in offers:
+        for queue in offer.queues:
+            serving[queue].append(offer)
+    result = []
+    for queue, servers in serving.items():
+        for shape in range(max(offer.total_gpus for offer in servers) + 1):
+            most = sum(_fitting(offer, shape) for offer in servers)
+            if most or shape:
+                result.append(Lane(queue, shape, min(most, MAX_BATCH)))
+    return result
+
+
+def _fitting(offer: Offer, shape: int) -> int:
+    return min(offer.free_slots, len(offer.free_gpus) // shape) if shape else offer.free_slots
+
+
+class _Room:
+    """What is left of an offer while runs are being placed."""
+
+    def __init__(self, offer: Offer) -> None:
+        self.offer = offer
+        self.slots = offer.free_slots
+        self.gpus = sorted(offer.free_gpus)
+        self.reserved = False
+
+    def fits(self, shape: int) -> bool:
+        if self.reserved:  # only work without GPUs, and only while a slot stays for the reserved run
+            return shape == 0 and self.slots > 1
+        return self.slots > 0 and len(self.gpus) >= shape
+
+    def place(self, run: WaitingRun) -> Assignment:
+        taken, self.gpus = self.gpus[: run.shape], self.gpus[run.shape :]
+        self.slots -= 1
+        return Assignment(run.run, self.offer.session, tuple(taken))
+
+
+def match(
+    offers: Sequence[Offer], waiting: Iterable[WaitingRun], *, reserve_after: timedelta
+) -> list[Assignment]:
+    """Give waiting runs to sessions.
+
+    Args:
+        offers: All sessions, those without credits too: a run may be reserved for one of them.
+        waiting: The first runs of each lane, and of each lane that is only looked at.
+        reserve_after: How long the head of a (queue, priority) is passed by smaller runs at most.
+    """
+    rooms = [_Room(offer) for offer in offers]
+    by_queue: dict[str, list[WaitingRun]] = defaultdict(list)
+    for run in sorted(waiting, key=lambda run: (run.priority, run.seq)):
+        by_queue[run.queue].append(run)
+    _reserve(rooms, by_queue, reserve_after)
+    assignments: list[Assignment] = []
+    # Each agent's first choice before any agent's second one.
+    for rank in range(max((len(offer.queues) for offer in offers), default=0)):
+        at_rank: dict[str, list[_Room]] = defaultdict(list)
+        for room in rooms:
+            if rank < len(room.offer.queues):
+                at_rank[room.offer.queues[rank]].append(room)
+        for queue, servers in at_rank.items():
+            left: list[WaitingRun] = []
+            for run in by_queue[queue]:
+                room = _best(servers, run.shape)
+                if room is None:
+                    left.append(run)
+                else:
+                    assignments.append(room.place(run))
+            by_queue[queue] = left
+    return assignments
+
+
+def _best(rooms: Sequence[_Room], shape: int) -> _Room | None:
+    """Choose the tightest fit in GPUs, so that large gaps stay whole; then the one with the most slots."""
+    fitting = (room for room in rooms if room.fits(shape))
+    return min(fitting, key=lambda room: (len(room.gpus), -room.slots), default=None)
+
+
+def _reserve(
+    rooms: Sequence[_Room], by_queue: dict[str, list[WaitingRun]], reserve_after: timedelta
+) -> None:
+    heads: dict[tuple[int, str], WaitingRun] = {}
+    for queue, runs in by_queue.items():
+        for run in runs:  # in order, so the first of a priority is its head
+            heads.setdefault((run.priority, queue), run)
+    for (_, queue), head in sorted(heads.items()):
+        servers = [
+            room for room in rooms if queue in room.offer.queues and room.offer.total_gpus >= head.shape
+        ]
+        if head.shape == 0 or head.waited < reserve_after or any(room.fits(head.shape) for room in servers):
+            continue
+        closest = max(
+            (room for room in servers if not room.reserved),
+            key=lambda room: (len(room.gpus), room.slots),
+            default=None,
+        )
+        if closest is not None:
+            closest.reserved = True

@@ -1,0 +1,145 @@
+"""What agents report about attempts, and how several reports of one attempt become one change."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from uuid import UUID
+
+from towline_queue.core.lease_ids import AttemptKey
+from towline_queue.core.transitions import State
+
+__all__ = [
+    "FinishVerdict",
+    "Progress",
+    "Reply",
+    "Report",
+    "ReportAnswer",
+    "Result",
+    "Returned",
+    "fold_progress",
+]
+
+
+class FinishVerdict(Enum):
+    """What became of a result, see towline.v1.FinishVerdict."""
+
+    OK = "ok"
+    STALE_EPOCH = "stale epoch"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An agent takes a lease, or does not and says why."""
+
+    key: AttemptKey
+    accepted: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an attempt stands.
+
+    Attributes:
+        key: The attempt.
+        event_seq: Rises within the attempt.
+        state: PREPARING, RUNNING or STOPPING.
+        detail: What it does now, for people.
+        image_outcome: towline.v1.ImageOutcome; 0: not told.
+        image_id: Content id of the image; empty: not told.
+        passed: States that this and the folded reports before it name: their times are set.
+    """
+
+    key: AttemptKey
+    event_seq: int
+    state: State
+    detail: str = ""
+    image_outcome: int = 0
+    image_id: str = ""
+    passed: frozenset[State] = frozenset()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an attempt ended.
+
+    Attributes:
+        key: The attempt; None: the queue never made such a lease.
+        finish_id: The same for each repetition.
+        state: SUCCEEDED, FAILED or CANCELLED.
+        outcome: towline.v1.AttemptOutcome.
+        exit_code: Of the container, if it ended.
+        failure: towline.v1.Failure, serialized; None where it succeeded.
+        outputs: "artifacts/{artifact}/versions/{version}", or empty.
+    """
+
+    key: AttemptKey | None
+    finish_id: UUID
+    state: State
+    outcome: int
+    exit_code: int | None = None
+    failure: bytes | None = None
+    outputs: str = ""
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A lease given back before its container has started."""
+
+    key: AttemptKey
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one session says in one go; carried out in the order of the fields."""
+
+    replies: list[Reply] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    returned: list[Returned] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.replies or self.progress or self.results or self.returned)
+
+    def extend(self, other: "Report") -> None:
+        """Add what the session said after this."""
+        self.replies.extend(other.replies)
+        self.progress.extend(other.progress)
+        self.results.extend(other.results)
+        self.returned.extend(other.returned)
+
+
+@dataclass(frozen=True)
+class ReportAnswer:
+    """What became of a report.
+
+    Attributes:
+        results: One verdict per result, in order.
+        stale: Attempts of replies and progress that are no longer the agent's.
+        ended: Attempts that are over: finished, rejected or given back.
+    """
+
+    results: list[tuple[UUID, FinishVerdict]]
+    stale: set[AttemptKey]
+    ended: set[AttemptKey]
+
+
+def fold_progress(reports: Iterable[Progress]) -> list[Progress]:
+    """Make one change per attempt of several reports: the newest counts, states only go forward."""
+    folded: dict[AttemptKey, Progress] = {}
+    for report in reports:
+        passed = report.passed | {report.state}
+        before = folded.get(report.key)
+        if before is None:
+            folded[report.key] = replace(report, passed=passed)
+        elif report.event_seq > before.event_seq:
+            folded[report.key] = replace(
+                report,
+                state=max(before.state, report.state),
+                image_outcome=report.image_outcome or before.image_outcome,
+                image_id=report.image_id or before.image_id,
+                passed=passed | before.passed,
+            )
+    return list(folded.values())

@@ -1,0 +1,182 @@
+"""What opening a session decides: who may have an agent's name, and what becomes of its leases.
+
+Whether an agent is silent is not a state but a question to the database at the moment of reading: its
+session's `seen_time + disconnected_after` has passed, or it has no session.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+
+from towline.errors import AlreadyExists
+from towline_queue.core.lease_ids import AttemptKey, lease_id
+from towline_queue.core.transitions import State
+
+__all__ = [
+    "Attempt",
+    "CurrentSession",
+    "HeldLease",
+    "Inventory",
+    "InventoryEntry",
+    "Reconciliation",
+    "VerdictKind",
+    "admit",
+    "lease_set_digest",
+    "reconcile",
+]
+
+
+@dataclass(frozen=True)
+class CurrentSession:
+    """The session that has an agent's name now."""
+
+    instance_id: str
+    hostname: str
+    silence: timedelta
+    """Since its last committed renewal."""
+    disconnected_after: timedelta
+
+
+def admit(agent: str, instance_id: str, current: CurrentSession | None) -> None:
+    """Decide whether a newcomer gets an agent's name: it is the same instance, or nobody else is alive.
+
+    Raises:
+        AlreadyExists: Another instance renewed its session lately; reason AGENT_ID_IN_USE.
+    """
+    if current is None or current.instance_id == instance_id or current.silence >= current.disconnected_after:
+        return
+    wait = (current.disconnected_after - current.silence).total_seconds()
+    raise AlreadyExists(
+        f"{agent} is connected from host {current.hostname!r} with another data folder; give this agent "
+        f"another name, or stop that one and try again in {wait:.0f} s",
+        reason="AGENT_ID_IN_USE",
+        metadata={"agent": agent, "hostname": current.hostname},
+    )
+
+
+class VerdictKind(Enum):
+    """What an agent does with one entry of its inventory, see towline.v1.VerdictAction."""
+
+    ADOPT = "adopt"
+    STOP_STALE = "stop stale"
+    STOP_CANCELLED = "stop cancelled"
+    STOP_UNKNOWN = "stop unknown"
+    FINISH_CONFIRMED = "finish confirmed"
+
+
+@dataclass(frozen=True)
+class InventoryEntry:
+    """One lease in an agent's hands, as the agent tells it."""
+
+    lease_id: str
+    epoch: int
+    key: AttemptKey | None
+    """None: the queue never made such a lease id."""
+    state: State
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that an agent holds.
+
+    Attributes:
+        entries: One per lease.
+        complete: Whether what is not in it is gone from the node. An instance that is new to the agent's
+            name cannot speak for the one before it.
+        in_flight: Leases granted so lately that the agent may not have heard of them.
+    """
+
+    entries: Sequence[InventoryEntry]
+    complete: bool
+    in_flight: Set[AttemptKey] = frozenset()
+
+
+@dataclass(frozen=True)
+class HeldLease:
+    """One lease of an agent, as the database has it."""
+
+    key: AttemptKey
+    accepted: bool
+    cancel_requested: bool
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the database knows about an attempt in an inventory that is no lease of the agent."""
+
+    finished: bool
+    """Whether its result, sent by an agent, is committed."""
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """What becomes of each entry and each lease.
+
+    Attributes:
+        verdicts: One per entry, in its order.
+        adopted: Leases that go on, with the state that the agent tells.
+        never_started: Leases that the agent never took; their runs wait again.
+        lost: Leases that the agent took and no longer has.
+    """
+
+    verdicts: list[tuple[InventoryEntry, VerdictKind]]
+    adopted: dict[AttemptKey, State]
+    never_started: list[AttemptKey]
+    lost: list[AttemptKey]
+
+
+def reconcile(
+    inventory: Inventory,
+    leases: Iterable[HeldLease],
+    others: Mapping[AttemptKey, Attempt],
+    known_runs: Set[str],
+) -> Reconciliation:
+    """Compare an agent's inventory with the leases it has in the database.
+
+    Args:
+        inventory: What the agent says.
+        leases: What the database says it holds.
+        others: Attempts of the inventory that are none of these leases, where they are known.
+        known_runs: Names of the inventory's runs that exist.
+    """
+    held = {lease.key: lease for lease in leases}
+    verdicts = [(entry, _verdict(entry, held, others, known_runs)) for entry in inventory.entries]
+    adopted = {
+        entry.key: entry.state
+        for entry, verdict in verdicts
+        if entry.key and verdict in {VerdictKind.ADOPT, VerdictKind.STOP_CANCELLED}
+    }
+    missing = [
+        lease
+        for key, lease in held.items()
+        if inventory.complete and key not in adopted and key not in inventory.in_flight
+    ]
+    return Reconciliation(
+        verdicts=verdicts,
+        adopted=adopted,
+        never_started=[lease.key for lease in missing if not lease.accepted],
+        lost=[lease.key for lease in missing if lease.accepted],
+    )
+
+
+def _verdict(
+    entry: InventoryEntry,
+    held: Mapping[AttemptKey, HeldLease],
+    others: Mapping[AttemptKey, Attempt],
+    known_runs: Set[str],
+) -> VerdictKind:
+    if entry.key is None or entry.key.run not in known_runs:
+        return VerdictKind.STOP_UNKNOWN
+    lease = held.get(entry.key)
+    if lease is not None:
+        return VerdictKind.STOP_CANCELLED if lease.cancel_requested else VerdictKind.ADOPT
+    other = others.get(entry.key)
+    return VerdictKind.FINISH_CONFIRMED if other and other.finished else VerdictKind.STOP_STALE
+
+
+def lease_set_digest(keys: Iterable[AttemptKey]) -> str:
+    """Compute Heartbeat.lease_set_digest: sha256, hex, of the sorted "lease_id:epoch\\n" lines."""
+    lines = sorted(f"{lease_id(key)}:{key.epoch}\n" for key in keys)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,76 @@
+"""The way to the registry: job versions by name."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final
+
+import grpc
+
+from towline import errors
+from towline.names import JobVersionName
+from towline.rpc.channel import open_channel
+from towline.rpc.status import to_error
+from towline.v1 import jobs_pb2, jobs_pb2_grpc
+
+__all__ = ["RegistryClient", "registry_client"]
+
+_DEADLINE: Final = timedelta(seconds=5)
+_CACHE_BYTES: Final = 64 * 1024 * 1024
+
+
+class RegistryClient:
+    """Reads job versions; those named by version are immutable and kept, aliases are asked for each time.
+
+    Args:
+        stub: The registry's JobService.
+        address: Where it listens, for messages.
+        cache_bytes: Bound of what is kept, by serialized size; the longest unused goes first.
+    """
+
+    def __init__(
+        self, stub: jobs_pb2_grpc.JobServiceAsyncStub, address: str, *, cache_bytes: int = _CACHE_BYTES
+    ) -> None:
+        self._stub = stub
+        self._peer = f"the registry ({address})"
+        self._kept: OrderedDict[str, jobs_pb2.JobVersion] = OrderedDict()
+        self._free_bytes = cache_bytes
+
+    async def job_version(self, name: JobVersionName) -> jobs_pb2.JobVersion:
+        """Return the version that "jobs/{job}/versions/{version or alias}" names now; do not change it.
+
+        Raises:
+            NotFound: No such job (JOB_NOT_FOUND) or version (JOB_VERSION_NOT_FOUND).
+            Unavailable: The registry gave no answer; reason REGISTRY_UNAVAILABLE.
+        """
+        if (kept := self._kept.get(name)) is not None:
+            self._kept.move_to_end(name)
+            return kept
+        try:
+            response = await self._stub.GetJobVersion(
+                jobs_pb2.GetJobVersionRequest(name=name), timeout=_DEADLINE.total_seconds()
+            )
+        except grpc.aio.AioRpcError as call:
+            error = to_error(call, peer=self._peer)
+            if isinstance(error, errors.Unavailable | errors.DeadlineExceeded):
+                raise errors.Unavailable(error.message, reason="REGISTRY_UNAVAILABLE") from call
+            raise error from call
+        self._keep(response.job_version)
+        return response.job_version
+
+    def _keep(self, version: jobs_pb2.JobVersion) -> None:
+        if version.name in self._kept:
+            return
+        self._kept[version.name] = version
+        self._free_bytes -= version.ByteSize()
+        while self._free_bytes < 0:
+            _, dropped = self._kept.popitem(last=False)
+            self._free_bytes += dropped.ByteSize()
+
+
+@asynccontextmanager
+async def registry_client(address: str) -> AsyncIterator[RegistryClient]:
+    """Give a client of the registry at `address`; it connects when first used."""
+    async with open_channel(address) as channel:
+        yield RegistryClient(jobs_pb2_grpc.JobServiceStub(channel), address)

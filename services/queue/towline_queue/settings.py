@@ -1,0 +1,28 @@
+"""Settings of the queue service."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from towline.service.settings import ServiceSettings
+
+__all__ = ["QueueSettings"]
+
+
+class QueueSettings(ServiceSettings):
+    """Settings of the queue service, read from environment variables TOWLINE_QUEUE_…."""
+
+    model_config = SettingsConfigDict(env_prefix="TOWLINE_QUEUE_")
+
+    listen: str = "127.0.0.1:7421"
+
+    database_url: str
+    """PostgreSQL 15 or newer, such as "postgresql://user@host/database"; the schema `queue` is made in it."""
+
+    database_pool_size: int = Field(default=16, ge=2)
+    """Connections to PostgreSQL; all replicas together must stay below its `max_connections`."""
+
+    registry_address: str = "127.0.0.1:7420"
+    """Where the registry listens, "host:port" or "unix:PATH"."""
+
+    max_submits_in_flight: int = Field(default=512, ge=1)
+    """Submissions being carried out at once; more are refused with RESOURCE_EXHAUSTED/OVERLOADED."""

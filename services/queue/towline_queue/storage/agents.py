@@ -1,0 +1,101 @@
+"""Agents in PostgreSQL, as people see them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Row, and_, func, select, update
+from sqlalchemy.dialects.postgresql import array_agg
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towline.errors import NotFound
+from towline.names import AgentName
+from towline_queue.storage.tables import agents, leases, sessions
+
+__all__ = ["StoredAgent", "drain", "get", "page"]
+
+
+@dataclass(frozen=True)
+class StoredAgent:
+    """An agent as it is now.
+
+    Attributes:
+        name: "agents/{agent}".
+        hostname: Of its node.
+        version: Of its software.
+        queues: "queues/{queue}" it serves.
+        capacity: Serialized Capacity.
+        gpus: Serialized Gpu each.
+        labels: Of its node.
+        draining: Whether it takes no more runs.
+        reachable: Whether its session was heard from lately.
+        seen_time: Last sign of life.
+        runs: "runs/{run}" it holds.
+    """
+
+    name: str
+    hostname: str
+    version: str
+    queues: Sequence[str]
+    capacity: bytes
+    gpus: Sequence[bytes]
+    labels: dict[str, str]
+    draining: bool
+    reachable: bool
+    seen_time: datetime | None
+    runs: Sequence[str]
+
+
+_HELD: Final = select(array_agg(leases.c.run)).where(leases.c.agent == agents.c.name).scalar_subquery()
+_REACHABLE: Final = and_(
+    agents.c.session == sessions.c.id,
+    sessions.c.seen_time + sessions.c.disconnected_after > func.clock_timestamp(),
+)
+# By epoch, not by id: the last session of an agent that has left still says when it was seen.
+_QUERY: Final = select(
+    agents,
+    func.coalesce(_REACHABLE, False).label("reachable"),
+    sessions.c.seen_time,
+    func.coalesce(_HELD, []).label("runs"),
+).select_from(
+    agents.outerjoin(
+        sessions, and_(sessions.c.agent == agents.c.name, sessions.c.epoch == agents.c.session_epoch)
+    )
+)
+
+
+async def get(connection: AsyncConnection, name: AgentName) -> StoredAgent:
+    """Return an agent; NotFound/AGENT_NOT_FOUND if there is none."""
+    row = (await connection.execute(_QUERY.where(agents.c.name == name))).one_or_none()
+    if row is None:
+        raise _not_found(name)
+    return _stored(row)
+
+
+async def page(connection: AsyncConnection, *, after: str | None, size: int) -> list[StoredAgent]:
+    """Return up to `size` agents by name, those after `after`."""
+    key = agents.c.name.collate("C")
+    query = _QUERY.order_by(key).limit(size)
+    if after is not None:
+        query = query.where(key > after)
+    return [_stored(row) for row in (await connection.execute(query)).all()]
+
+
+async def drain(connection: AsyncConnection, name: str) -> None:
+    """Keep an agent from getting runs until its process is started anew; NotFound/AGENT_NOT_FOUND."""
+    marked = await connection.execute(update(agents).where(agents.c.name == name).values(draining=True))
+    if marked.rowcount == 0:
+        raise _not_found(name)
+
+
+def _stored(row: Row[Any]) -> StoredAgent:
+    return StoredAgent(**{name: getattr(row, name) for name in StoredAgent.__dataclass_fields__})
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(
+        f"{name} has never connected; `towline agent list` shows those that have",
+        reason="AGENT_NOT_FOUND",
+        metadata={"agent": name},
+    )

@@ -1,0 +1,48 @@
+"""What decides when waiting runs start, read from PostgreSQL."""
+
+from collections.abc import Collection
+from typing import Final
+
+from sqlalchemy import ARRAY, Text, bindparam, func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towline.v1 import leases_pb2
+from towline_queue.core.explain import MOST_COUNTED, AgentFacts, QueueFacts
+from towline_queue.storage.statements import statement
+from towline_queue.storage.tables import queues, ready
+
+__all__ = ["count_ahead", "queue_facts"]
+
+_AGENTS: Final = statement("queue_agents").bindparams(bindparam("queues", type_=ARRAY(Text)))
+
+
+async def queue_facts(connection: AsyncConnection, names: Collection[str]) -> dict[str, QueueFacts]:
+    """Return the facts about each of the queues; those that are gone have no agents and are not paused."""
+    if not names:
+        return {}
+    query = select(queues.c.name).where(queues.c.name.in_(names), queues.c.paused)
+    paused = set((await connection.execute(query)).scalars())
+    agents: dict[str, list[AgentFacts]] = {name: [] for name in names}
+    for row in (await connection.execute(_AGENTS, {"queues": list(names)})).all():
+        agents[row.queue].append(
+            AgentFacts(
+                connected=row.connected,
+                draining=row.draining,
+                slots=leases_pb2.Capacity.FromString(row.capacity).slots,
+                gpus=row.gpus,
+                busy_slots=row.busy_slots,
+                busy_gpus=row.busy_gpus,
+            )
+        )
+    return {name: QueueFacts(paused=name in paused, agents=agents[name]) for name in names}
+
+
+async def count_ahead(connection: AsyncConnection, queue: str, *, priority: int, seq: int) -> int:
+    """Count the runs of a queue that come before a place in it, up to MOST_COUNTED."""
+    first = (
+        select(ready.c.seq)
+        .where(ready.c.queue == queue, tuple_(ready.c.priority, ready.c.seq) < (priority, seq))
+        .limit(MOST_COUNTED)
+        .subquery()
+    )
+    return (await connection.execute(select(func.count()).select_from(first))).scalar_one()

@@ -1,0 +1,219 @@
+"""Queues in PostgreSQL."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, case, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towline.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
+from towline.names import QueueName
+from towline_queue.core.transitions import ACTIVE, WAITING
+from towline_queue.storage.tables import queue_specs, queues, runs
+
+__all__ = [
+    "Counts",
+    "StoredQueue",
+    "create",
+    "delete_empty",
+    "get",
+    "page",
+    "set_paused",
+    "share_specs",
+    "spec_digest",
+    "update_spec",
+]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Runs of a queue that have not ended."""
+
+    waiting: int = 0
+    active: int = 0
+
+
+@dataclass(frozen=True)
+class StoredQueue:
+    """A queue as it is now.
+
+    Attributes:
+        name: "queues/{queue}".
+        spec: The serialized QueueSpec.
+        paused: Whether handing out is stopped.
+        revision: Rises with each update of the spec.
+        create_time: When it was made.
+        counts: Its runs.
+    """
+
+    name: QueueName
+    spec: bytes
+    paused: bool
+    revision: int
+    create_time: datetime
+    counts: Counts
+
+    @property
+    def etag(self) -> str:
+        """Differs after each update, and from a former queue of the same name."""
+        identity = f"{self.create_time.timestamp()}:{self.revision}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def spec_digest(spec: bytes) -> bytes:
+    """Return the key of a serialized QueueSpec in `queue_specs`."""
+    return hashlib.sha256(spec).digest()
+
+
+async def create(connection: AsyncConnection, name: QueueName, spec: bytes) -> StoredQueue:
+    """Make a queue; AlreadyExists/QUEUE_EXISTS if there is one."""
+    row = (
+        await connection.execute(
+            upsert(queues).values(name=name, spec=spec).on_conflict_do_nothing().returning(queues)
+        )
+    ).one_or_none()
+    if row is None:
+        raise AlreadyExists(
+            f"{name} exists; take another name, or update it", reason="QUEUE_EXISTS", metadata={"queue": name}
+        )
+    await _keep_spec(connection, spec)
+    return _stored(row, Counts())
+
+
+async def get(connection: AsyncConnection, name: QueueName) -> StoredQueue:
+    """Return a queue; NotFound/QUEUE_NOT_FOUND if there is none."""
+    row = (await connection.execute(select(queues).where(queues.c.name == name))).one_or_none()
+    if row is None:
+        raise _not_found(name)
+    return (await _with_counts(connection, [row]))[0]
+
+
+async def page(connection: AsyncConnection, *, after: str | None, size: int) -> list[StoredQueue]:
+    """Return up to `size` queues by name, those after `after`."""
+    key = queues.c.name.collate("C")
+    query = select(queues).order_by(key).limit(size)
+    if after is not None:
+        query = query.where(key > after)
+    return await _with_counts(connection, (await connection.execute(query)).all())
+
+
+async def update_spec(connection: AsyncConnection, name: QueueName, spec: bytes, etag: str) -> StoredQueue:
+    """Replace a queue's spec.
+
+    Args:
+        connection: The transaction.
+        name: The queue.
+        spec: The serialized QueueSpec.
+        etag: The one that the caller read; empty: any.
+
+    Raises:
+        NotFound: QUEUE_NOT_FOUND.
+        Aborted: The queue has another etag now; ETAG_MISMATCH.
+    """
+    row = (
+        await connection.execute(select(queues).where(queues.c.name == name).with_for_update())
+    ).one_or_none()
+    if row is None:
+        raise _not_found(name)
+    if etag and etag != _stored(row, Counts()).etag:
+        raise Aborted(
+            f"{name} has changed since it was read; read it again and repeat the change",
+            reason="ETAG_MISMATCH",
+            metadata={"queue": name},
+        )
+    values = {"spec": spec, "revision": queues.c.revision + 1}
+    row = (
+        await connection.execute(update(queues).where(queues.c.name == name).values(values).returning(queues))
+    ).one()
+    await _keep_spec(connection, spec)
+    return (await _with_counts(connection, [row]))[0]
+
+
+async def set_paused(connection: AsyncConnection, name: QueueName, paused: bool) -> StoredQueue:
+    """Stop or resume handing out; NotFound/QUEUE_NOT_FOUND if there is no such queue."""
+    row = (
+        await connection.execute(
+            update(queues).where(queues.c.name == name).values(paused=paused).returning(queues)
+        )
+    ).one_or_none()
+    if row is None:
+        raise _not_found(name)
+    return (await _with_counts(connection, [row]))[0]
+
+
+async def delete_empty(connection: AsyncConnection, name: QueueName) -> None:
+    """Remove a queue.
+
+    Raises:
+        NotFound: QUEUE_NOT_FOUND.
+        FailedPrecondition: Runs in it have not ended; QUEUE_NOT_EMPTY.
+    """
+    # Submissions hold the row shared until they commit, so none can slip in after the count.
+    locked = select(queues.c.name).where(queues.c.name == name).with_for_update()
+    if (await connection.execute(locked)).one_or_none() is None:
+        raise _not_found(name)
+    counts = (await _counts(connection, [name])).get(name, Counts())
+    if counts != Counts():
+        raise FailedPrecondition(
+            f"{name} has {counts.waiting} waiting and {counts.active} active runs; "
+            "cancel them or let them end, then delete it",
+            reason="QUEUE_NOT_EMPTY",
+            metadata={"queue": name, "waiting": str(counts.waiting), "active": str(counts.active)},
+        )
+    await connection.execute(delete(queues).where(queues.c.name == name))
+
+
+async def share_specs(connection: AsyncConnection, names: Collection[QueueName]) -> dict[QueueName, bytes]:
+    """Return the serialized QueueSpec by name, and hold the queues in being until the transaction ends.
+
+    Raises:
+        NotFound: One of them does not exist; QUEUE_NOT_FOUND.
+    """
+    query = (
+        select(queues.c.name, queues.c.spec)
+        .where(queues.c.name.in_(names))
+        .order_by(queues.c.name)
+        .with_for_update(read=True)
+    )
+    found = {row.name: row.spec for row in (await connection.execute(query)).all()}
+    for name in names:
+        if name not in found:
+            raise _not_found(name)
+    return found
+
+
+async def _keep_spec(connection: AsyncConnection, spec: bytes) -> None:
+    await connection.execute(
+        upsert(queue_specs).values(digest=spec_digest(spec), spec=spec).on_conflict_do_nothing()
+    )
+
+
+async def _with_counts(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[StoredQueue]:
+    counts = await _counts(connection, [row.name for row in rows])
+    return [_stored(row, counts.get(row.name, Counts())) for row in rows]
+
+
+async def _counts(connection: AsyncConnection, names: Sequence[str]) -> Mapping[str, Counts]:
+    waiting = func.count(case((runs.c.state.in_(WAITING), 1)))
+    query = (
+        select(runs.c.queue, waiting, func.count() - waiting)
+        .where(runs.c.queue.in_(names), runs.c.state.in_(WAITING | ACTIVE))
+        .group_by(runs.c.queue)
+    )
+    return {queue: Counts(*numbers) for queue, *numbers in (await connection.execute(query)).all()}
+
+
+def _stored(row: Row[Any], counts: Counts) -> StoredQueue:
+    return StoredQueue(row.name, row.spec, row.paused, row.revision, row.create_time, counts)
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(
+        f"{name} does not exist; `towline queue list` shows those that do",
+        reason="QUEUE_NOT_FOUND",
+        metadata={"queue": name},
+    )

@@ -1,0 +1,147 @@
+"""Runs in PostgreSQL: how the API makes and moves them.
+
+A waiting run has exactly one row in `ready` or `scheduled`. Who deletes that row, and nobody else,
+moves the run on: so a cancel and a dispatcher that reach for the same run take the same locks in the
+same order, and one of them finds nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from towline.errors import FailedPrecondition, NotFound, ResourceExhausted
+from towline.names import RunName
+from towline.v1 import runs_pb2
+from towline_queue.core.submission import NewRun
+from towline_queue.core.transitions import ACTIVE, CANCEL_WAITING, TERMINAL, WAITING, State
+from towline_queue.storage.queues import spec_digest
+from towline_queue.storage.statements import statement
+from towline_queue.storage.tables import queue_specs, ready, runs, scheduled
+
+__all__ = ["cancel", "ended", "insert", "not_found"]
+
+_INSERT: Final = statement("insert_runs")
+# Each round that changes nothing means that somebody else moved the run in between.
+_CANCEL_ROUNDS: Final = 20
+
+
+async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> None:
+    """Store runs, waiting, in the order given; their queues are held by `queues.share_specs`."""
+    await connection.execute(
+        _INSERT,
+        {
+            "names": [run.spec.run for run in new],
+            "queues": [run.spec.queue for run in new],
+            "priorities": [run.priority for run in new],
+            "shapes": [run.spec.docker.gpus for run in new],
+            "states": [run.state for run in new],
+            "job_versions": [run.spec.job_version for run in new],
+            "display_names": [run.spec.display_name for run in new],
+            "authors": [run.spec.author for run in new],
+            "labels": [json.dumps(dict(run.labels)) for run in new],
+            "variables": [json.dumps(dict(run.variables)) for run in new],
+            "specs": [run.spec.SerializeToString(deterministic=True) for run in new],
+            "queue_specs": [spec_digest(run.queue_spec) for run in new],
+            "retries_of": [run.retry_of for run in new],
+            "due_times": [run.due for run in new],
+            "queued": State.QUEUED,
+            "scheduled": State.SCHEDULED,
+        },
+    )
+
+
+async def ended(connection: AsyncConnection, name: RunName) -> NewRun:
+    """Return a run that has ended, as it was submitted.
+
+    Raises:
+        NotFound: RUN_NOT_FOUND.
+        FailedPrecondition: It has not ended; RUN_NOT_ENDED.
+    """
+    row = (
+        await connection.execute(
+            select(runs, queue_specs.c.spec.label("queue_spec_text"))
+            .join(queue_specs, queue_specs.c.digest == runs.c.queue_spec)
+            .where(runs.c.name == name)
+        )
+    ).one_or_none()
+    if row is None:
+        raise not_found(name)
+    if row.state not in TERMINAL:
+        raise FailedPrecondition(
+            f"{name} has not ended, it is {State(row.state).name}; wait for it or cancel it, then retry",
+            reason="RUN_NOT_ENDED",
+            metadata={"run": name, "state": State(row.state).name},
+        )
+    return NewRun(
+        spec=runs_pb2.LaunchSpec.FromString(row.spec),
+        priority=row.priority,
+        variables=row.variables,
+        labels=row.labels,
+        due=None,
+        retry_of=row.retry_of,
+        queue_spec=row.queue_spec_text,
+    )
+
+
+async def cancel(connection: AsyncConnection, name: RunName) -> State:
+    """Cancel a waiting run, or ask for an active one to be stopped; return its state before.
+
+    Raises:
+        NotFound: RUN_NOT_FOUND.
+    """
+    for _ in range(_CANCEL_ROUNDS):
+        state = (
+            await connection.execute(select(runs.c.state).where(runs.c.name == name))
+        ).scalar_one_or_none()
+        if state is None:
+            raise not_found(name)
+        if state in TERMINAL:
+            return State(state)
+        if state in WAITING and await _cancel_waiting(connection, name):
+            return State(state)
+        if state in ACTIVE and await _request_cancel(connection, name):
+            return State(state)
+    raise ResourceExhausted(f"{name} changes too fast to be cancelled; try again", reason="OVERLOADED")
+
+
+async def _cancel_waiting(connection: AsyncConnection, name: RunName) -> bool:
+    for table in (scheduled, ready):
+        taken = await connection.execute(delete(table).where(table.c.run == name))
+        if taken.rowcount:
+            break
+    else:
+        return False
+    failure = runs_pb2.Failure(
+        cause=runs_pb2.FAILURE_CAUSE_CANCELLED, message="Somebody asked for it to stop while it was waiting."
+    )
+    moved = await connection.execute(
+        update(runs)
+        .where(runs.c.name == name, runs.c.state.in_(CANCEL_WAITING.sources))
+        .values(
+            state=CANCEL_WAITING.target,
+            state_detail="",
+            cancel_requested=True,
+            failure=failure.SerializeToString(),
+            end_time=func.now(),
+        )
+    )
+    return moved.rowcount == 1
+
+
+async def _request_cancel(connection: AsyncConnection, name: RunName) -> bool:
+    asked = await connection.execute(
+        update(runs).where(runs.c.name == name, runs.c.state.in_(ACTIVE)).values(cancel_requested=True)
+    )
+    return asked.rowcount == 1
+
+
+def not_found(name: str) -> NotFound:
+    """Make the error for a run that does not exist."""
+    return NotFound(
+        f"{name} does not exist; `towline run list` shows those that do",
+        reason="RUN_NOT_FOUND",
+        metadata={"run": name},
+    )

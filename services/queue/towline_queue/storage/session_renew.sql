@@ -1,0 +1,7 @@
+-- Renew sessions that still have their agent's name.
+UPDATE queue.sessions
+SET seen_time = now(), expires_at = now() + sessions.ttl
+FROM queue.agents
+WHERE sessions.id = ANY(CAST(:sessions AS uuid[]))
+  AND agents.name = sessions.agent AND agents.session = sessions.id
+RETURNING sessions.id, agents.draining

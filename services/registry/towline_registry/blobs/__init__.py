@@ -1,0 +1,1 @@
+"""Bytes on their way in, in place, and on their way out."""

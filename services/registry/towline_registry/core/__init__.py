@@ -1,0 +1,1 @@
+"""What the registry decides: pure, without input, output or clocks."""

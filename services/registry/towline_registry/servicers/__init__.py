@@ -1,0 +1,1 @@
+"""Translation between towline.v1 and what the registry does."""

@@ -1,0 +1,132 @@
+"""The whole of Towline as real processes, each of which a test may kill and start again."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from towline.client import Client, Endpoints
+from towline_testing.waiting import eventually
+
+READY_WITHIN_S: Final = 30.0
+STOPPED_WITHIN_S: Final = 30.0
+
+
+@dataclass
+class Stack:
+    """Registry, queue and one agent on loopback, with state in one folder.
+
+    Ports are chosen once, so a service that is started again is found where it was.
+    """
+
+    folder: Path
+    database_url: str
+    agent: str = "node-1"
+    slots: int = 4
+    queues: tuple[str, ...] = ("default",)
+    ports: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ports = {name: _free_port() for name in ("registry", "queue")}
+
+    @property
+    def endpoints(self) -> Endpoints:
+        return Endpoints(registry=self.address("registry"), queue=self.address("queue"))
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What a person's shell has; for the CLI and training scripts."""
+        return os.environ | {
+            "TOWLINE_REGISTRY_ADDRESS": self.address("registry"),
+            "TOWLINE_QUEUE_ADDRESS": self.address("queue"),
+        }
+
+    def client(self) -> Client:
+        return Client(self.endpoints)
+
+    def address(self, service: str) -> str:
+        return f"127.0.0.1:{self.ports[service]}"
+
+    def start(self, *services: str) -> None:
+        """Start services and wait until each one serves."""
+        for service in services:
+            ready = self.folder / f"{service}.address"
+            ready.unlink(missing_ok=True)
+            self.processes[service] = process = subprocess.Popen(
+                [sys.executable, "-m", f"towline_{service}"],
+                env=os.environ
+                | self._settings(service)
+                | {f"TOWLINE_{service.upper()}_ADDRESS_FILE": str(ready)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=(self.folder / f"{service}.log").open("ab"),
+                start_new_session=True,
+            )
+            eventually(
+                lambda ready=ready, process=process: ready.exists() or process.poll() is not None,
+                within=READY_WITHIN_S,
+            )
+            assert process.poll() is None, self.log(service)
+
+    def kill(self, service: str) -> None:
+        """End a service as a crash does."""
+        process = self.processes.pop(service)
+        process.kill()
+        process.wait()
+
+    def stop(self, service: str) -> int:
+        """End a service as an operator does; returns its exit status."""
+        process = self.processes.pop(service)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(STOPPED_WITHIN_S)
+
+    def stop_all(self) -> None:
+        for service in ("agent", "queue", "registry"):
+            if service in self.processes:
+                self.kill(service)
+
+    def log(self, service: str) -> str:
+        return (self.folder / f"{service}.log").read_text(errors="replace")
+
+    def _settings(self, service: str) -> dict[str, str]:
+        match service:
+            case "registry":
+                return {
+                    "TOWLINE_REGISTRY_LISTEN": self.address("registry"),
+                    "TOWLINE_REGISTRY_DATABASE_URL": self.database_url,
+                    "TOWLINE_REGISTRY_BLOB_URL": (self.folder / "blobs").as_uri(),
+                    "TOWLINE_REGISTRY_SPOOL_DIR": str(self.folder / "spool"),
+                }
+            case "queue":
+                return {
+                    "TOWLINE_QUEUE_LISTEN": self.address("queue"),
+                    "TOWLINE_QUEUE_DATABASE_URL": self.database_url,
+                    "TOWLINE_QUEUE_REGISTRY_ADDRESS": self.address("registry"),
+                }
+            case "agent":
+                settings = {
+                    "TOWLINE_AGENT_AGENT": self.agent,
+                    "TOWLINE_AGENT_DATA_DIR": str(self.folder / self.agent),
+                    "TOWLINE_AGENT_QUEUE_ADDRESS": self.address("queue"),
+                    "TOWLINE_AGENT_REGISTRY_ADDRESS": self.address("registry"),
+                    "TOWLINE_AGENT_QUEUES": json.dumps(list(self.queues)),
+                    "TOWLINE_AGENT_SLOTS": str(self.slots),
+                    "TOWLINE_AGENT_GPUS": "none",
+                }
+                if bundle := os.environ.get("SSL_CERT_FILE"):
+                    settings["TOWLINE_AGENT_BUILD_CA_BUNDLE"] = bundle
+                return settings
+        raise ValueError(service)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
