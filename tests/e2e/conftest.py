@@ -85,7 +85,7 @@ def record(stack: Stack, training_python: Path, tmp_path: Path) -> Callable[...,
             cwd=project,
             env=stack.client_environment,
             capture_output=True,
-            text=True,
+            errors="replace",
             check=False,
         )
         assert (done.returncode != 0) == fails, done.stderr

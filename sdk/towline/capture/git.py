@@ -63,7 +63,7 @@ def list_files(root: Path) -> list[bytes]:
     Submodules that are checked out, and repositories that lie inside, are listed with their files.
     Files that are deleted but not yet committed are listed too.
     """
-    return sorted(_list_files(root, b""))
+    return list(_list_files(root, b""))
 
 
 def _list_files(root: Path, prefix: bytes) -> Iterator[bytes]:

@@ -54,7 +54,7 @@ def list_tree(root: Path, *, checkout: bool, excluded: Sequence[Path] = ()) -> T
     without = {_relative(root, path) for path in excluded} - {None, "."}
     tree = Tree(root)
     secrets, unreadable, leaving = [], [], []
-    for path in _source_paths(root, rules, checkout=checkout):
+    for path in sorted(_source_paths(root, rules, checkout=checkout)):
         if any(path == folder or path.startswith(f"{folder}/") for folder in without):
             continue
         verdict = rules.file(path)
@@ -74,7 +74,6 @@ def list_tree(root: Path, *, checkout: bool, excluded: Sequence[Path] = ()) -> T
             leaving.append(path)
             continue
         tree.entries.append(entry)
-    tree.entries.sort(key=lambda entry: entry.path)
     _check_size(tree.entries)
     _warn(
         tree,

@@ -1,10 +1,10 @@
 """How commands reach the services."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from towline.client import AsyncClient, Client
 
 __all__ = ["connect", "connected"]
@@ -29,6 +29,8 @@ def connected(work: "Callable[[AsyncClient], Awaitable[T]]") -> T:
     Raises:
         Exception: What the work raised; of several things that failed at once the first.
     """
+    import asyncio
+
     from towline.client import AsyncClient
 
     async def run() -> T:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
-
 from towline.errors import InvalidArgument
 
 __all__ = ["parse"]
@@ -15,8 +13,7 @@ def parse(kind: Any, prefix: str, word: str, option: str) -> Any:
     Raises:
         InvalidArgument: There is no such value; the message lists those there are.
     """
-    enum: EnumTypeWrapper = kind
-    values = {name.removeprefix(prefix).lower(): value for name, value in enum.items() if value}
+    values = {name.removeprefix(prefix).lower(): value for name, value in kind.items() if value}
     try:
         return values[word.lower()]
     except KeyError:

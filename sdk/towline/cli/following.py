@@ -23,17 +23,15 @@ __all__ = ["Display", "display", "follow", "wait"]
 class Display(Protocol):
     """Shows a run to whoever watches."""
 
-    builds: bool
-    """Whether it wants the log of the image's build."""
+    @property
+    def build_log(self) -> Callable[[logs_pb2.TailLogsResponse], None] | None:
+        """What shows what the build printed; None where nobody wants it."""
 
     def changed(self, run: runs_pb2.Run) -> None:
         """Show where the run stands."""
 
     def log(self, piece: logs_pb2.TailLogsResponse) -> None:
         """Show what the program printed."""
-
-    def build_log(self, piece: logs_pb2.TailLogsResponse) -> None:
-        """Show what the build printed."""
 
     def ended(self, run: runs_pb2.Run) -> None:
         """Show how the run ended; nothing follows."""
@@ -45,7 +43,7 @@ class Display(Protocol):
 class _Plain:
     """One line per change of state on standard error."""
 
-    builds = False
+    build_log = None
 
     def __init__(self) -> None:
         self._shown = ""
@@ -60,9 +58,6 @@ class _Plain:
     def log(self, piece: logs_pb2.TailLogsResponse) -> None:
         output.write(piece.data)
 
-    def build_log(self, piece: logs_pb2.TailLogsResponse) -> None:
-        raise AssertionError("not asked for")
-
     def ended(self, run: runs_pb2.Run) -> None:
         self.changed(run)
         for line in pages.ending(run, logs_shown=True):
@@ -74,8 +69,6 @@ class _Plain:
 
 class _Terminal:
     """A spinner while the run waits or its image is built; out of the way once the program prints."""
-
-    builds = True
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -115,7 +108,7 @@ class _Terminal:
 class _JsonLines:
     """One JSON document a line on standard output: {"run": …} at each change, {"log": …} for its log."""
 
-    builds = False
+    build_log = None
 
     def changed(self, run: runs_pb2.Run) -> None:
         output.document({"run": output.as_dict(run)})
@@ -123,9 +116,6 @@ class _JsonLines:
     def log(self, piece: logs_pb2.TailLogsResponse) -> None:
         data = base64.b64encode(piece.data).decode()
         output.document({"log": {"epoch": str(piece.epoch), "offset": str(piece.offset), "data": data}})
-
-    def build_log(self, piece: logs_pb2.TailLogsResponse) -> None:
-        raise AssertionError("not asked for")
 
     def ended(self, run: runs_pb2.Run) -> None:
         self.changed(run)
@@ -197,24 +187,23 @@ class _BuildLogs:
 
     def __init__(self, client: AsyncClient, screen: Display, group: asyncio.TaskGroup) -> None:
         self._client = client
-        self._screen = screen
+        self._show = screen.build_log
         self._group = group
         self._epoch = 0
         self._copy: asyncio.Task[None] | None = None
 
     def follow(self, run: runs_pb2.Run) -> None:
         """Go where the run stands."""
-        preparing = run.state == runs_pb2.RUN_STATE_PREPARING and self._screen.builds
+        preparing = run.state == runs_pb2.RUN_STATE_PREPARING
         epoch = run.attempts[-1].epoch if preparing and run.attempts else 0
-        if epoch == self._epoch:
+        if self._show is None or epoch == self._epoch:
             return
         self.stop()
         self._epoch = epoch
         if epoch:
-            pieces = self._client.logs.tail(
-                run.name, epoch=epoch, stream=logs_pb2.LOG_STREAM_BUILD, follow=True
-            )
-            self._copy = self._group.create_task(_copy(pieces, self._screen.build_log))
+            stream = logs_pb2.LOG_STREAM_BUILD
+            pieces = self._client.logs.tail(run.name, epoch=epoch, stream=stream, follow=True)
+            self._copy = self._group.create_task(_copy(pieces, self._show))
 
     def stop(self) -> None:
         """Show no more."""

@@ -29,7 +29,9 @@ _Requirements = Annotated[
 _Aliases = Annotated[
     list[str] | None, typer.Option("--alias", help="Alias for the version, besides latest. May be repeated.")
 ]
-_Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="Such as python train.py.")]
+_Command = Annotated[
+    list[str], typer.Argument(metavar="COMMAND", help="After --, such as: -- python train.py")
+]
 _Name = Annotated[str, typer.Option("--name", metavar="JOB", help="Name of the job.")]
 
 
@@ -61,13 +63,13 @@ def list_jobs(json: options.Json = False) -> None:
 def show(job: options.JobName, json: options.Json = False) -> None:
     """Show a version of a job, by default its latest, and which others there are."""
     from towline.cli import pages
-    from towline.names import split_version
+    from towline.names import JobVersionName, split_version
 
     with connect() as client:
         version = client.jobs.get(job)
         if json:
             return output.message(version)
-        parent, _ = split_version(version.name)
+        parent, _ = split_version(JobVersionName(version.name))
         return output.rendered(pages.job_version(version, list(client.jobs.versions(parent))))
 
 
@@ -119,7 +121,7 @@ def image(
     name: _Name,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="-- COMMAND…", help="By default the image's own.", show_default=False),
+        typer.Argument(metavar="COMMAND", help="After --; by default the image's own.", show_default=False),
     ] = None,
     config: _Config = None,
     aliases: _Aliases = None,

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-class ReaderGone(Exception):  # noqa: N818 - like `head` having seen enough: not an error
+class ReaderGone(Exception):
     """Whoever read standard output has closed it."""
 
 
@@ -76,7 +76,7 @@ def messages(sources: Iterable["Message"]) -> None:
 
 
 def _console() -> "Console":
-    """Give a console that renders for standard output: styled on a terminal, plain and unwrapped in a pipe."""
+    """Give a console that renders for standard output: styled on a terminal, else plain and unwrapped."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, soft_wrap=False)

@@ -153,13 +153,15 @@ def job_version(version: jobs_pb2.JobVersion, others: Sequence[jobs_pb2.JobVersi
             ("digest", version.digest),
             (
                 "versions",
-                "\n".join(
-                    f"{short(other.name)}  {words.moment(other.create_time)}  {', '.join(other.aliases)}".rstrip()
-                    for other in others
-                ),
+                "\n".join(_version_line(other) for other in others),
             ),
         ]
     )
+
+
+def _version_line(version: jobs_pb2.JobVersion) -> str:
+    aliases = ", ".join(version.aliases)
+    return f"{short(version.name)}  {words.moment(version.create_time)}  {aliases}".rstrip()
 
 
 def _source(spec: jobs_pb2.JobSpec) -> str:

@@ -1,7 +1,6 @@
 """A queue's spec as a file that people edit: YAML or JSON with the field names of the protos."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +24,57 @@ def read(path: Path) -> queues_pb2.QueueSpec:
     value = yaml_files.read_object(path, "--file")
     try:
         return json_format.ParseDict(
-            _as_proto(value, queues_pb2.QueueSpec.DESCRIPTOR), queues_pb2.QueueSpec()
+            _object(value, queues_pb2.QueueSpec.DESCRIPTOR, ""), queues_pb2.QueueSpec()
         )
-    except json_format.ParseError as error:
+    except (json_format.ParseError, ValueError) as error:
         raise InvalidArgument.field(
             f"--file {path}", f"is no queue: {error} (`towline queue show` prints one to start from)"
         ) from None
 
 
-def _as_proto(value: Any, message: Descriptor) -> Any:
-    """Write as text what people rightly write as numbers or objects: `cpus: 4`, `schema_json: {type: integer}`."""
+# Text is what most fields take, and people rightly write `cpus: 4` and `schema_json: {type: integer}`:
+# what is no text becomes its JSON, and proto JSON checks the rest.
+
+
+def _object(value: Any, message: Descriptor, path: str) -> Any:
     if not isinstance(value, dict):
-        return value
-    fields = {name: message.fields_by_name.get(name) for name in value}
-    return {name: _field(item, fields[name]) for name, item in value.items()}
+        raise ValueError(f"{path} must be an object (key: value)")
+    return {
+        name: _field(item, message.fields_by_name.get(name), f"{path}.{name}".lstrip("."))
+        for name, item in value.items()
+    }
 
 
-def _field(value: Any, field: FieldDescriptor | None) -> Any:
-    if field is None:
+def _field(value: Any, field: FieldDescriptor | None, path: str) -> Any:
+    if field is None or value is None:  # proto JSON says what is wrong with the one, and takes the other
         return value
-    if isinstance(value, list):
-        return [_field(item, field) for item in value]
     inner = field.message_type
     if inner is not None and inner.GetOptions().map_entry:
-        entry = inner.fields_by_name["value"]
-        return {key: _field(item, entry) for key, item in value.items()} if isinstance(value, dict) else value
-    if inner is not None:
-        return _as_proto(value, inner)
-    text_wanted = field.cpp_type == FieldDescriptor.CPPTYPE_STRING
-    return json.dumps(value) if text_wanted and value is not None and not isinstance(value, str) else value
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} must be an object (name: value)")
+        return {
+            key: _single(item, inner.fields_by_name["value"], f"{path}.{key}") for key, item in value.items()
+        }
+    if field.is_repeated:
+        if not isinstance(value, list):
+            raise ValueError(f"{path} must be a list")
+        return [_single(item, field, f"{path}[{index}]") for index, item in enumerate(value)]
+    return _single(value, field, path)
+
+
+def _single(value: Any, field: FieldDescriptor, path: str) -> Any:
+    if field.message_type is not None:
+        own = field.message_type.file.package == "towline.v1"
+        return _object(value, field.message_type, path) if own else value
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not isinstance(value, str):
+        return json.dumps(value)
+    return value
 
 
 def written(queue: queues_pb2.Queue) -> str:
     """Write a queue's spec as YAML that `read` takes; the rest of the queue stands in comments."""
     short = names.short(queue.name)
-    facts: Mapping[str, object] = {
+    facts = {
         "paused": "yes" if queue.paused else "no",
         "waiting": queue.counts.waiting,
         "active": queue.counts.active,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from towline.cli import options, output, values
+from towline.cli import options, output
 from towline.cli.connection import connect
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def _apply(
     limits: dict[str, str | None],
     env: list[str] | None,
 ) -> None:
+    from towline.cli import values
+
     if description is not None:
         spec.description = description
     for field, value in limits.items():

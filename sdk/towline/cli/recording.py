@@ -3,11 +3,13 @@
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from towline.capture import capture_command
 from towline.cli import yaml_files
 from towline.cli.connection import connect
 from towline.cli.submission import author
@@ -42,6 +44,28 @@ class Given:
         if self.requirements:
             del spec.python.requirements[:]
             spec.python.requirements.extend(_requirements(self.requirements))
+
+
+def from_folder(
+    command: Sequence[str], job: str, given: Given, parameters: Mapping[str, Any] | None = None
+) -> jobs_pb2.CreateJobVersionResponse:
+    """Make a version of a command as it would run in the current folder; warnings go to standard error.
+
+    Args:
+        command: As people type it, such as python train.py.
+        job: Its name; empty: made from the script's.
+        given: What goes over what was found.
+        parameters: Defaults of the job, unless `given` has a file of them.
+    """
+    with capture_command(command, Path.cwd(), config_json=json.dumps(parameters or {})) as captured:
+        for warning in captured.warnings:
+            sys.stderr.write(f"{warning}\n")
+        with connect() as client:
+            spec = captured.spec(client.blobs.upload(captured.archive))
+            given.put_into(spec)
+            return client.jobs.create_version(
+                job or captured.job, spec, author=author(), aliases=given.aliases
+            )
 
 
 def from_git(
@@ -88,7 +112,8 @@ def resolve(remote: str, ref: str) -> str:
     if done.returncode:
         problem = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise Unavailable(f"git ls-remote {remote}: {problem}", reason="GIT_FAILED")
-    found = dict(reversed(line.split("\t")) for line in done.stdout.splitlines())
+    lines = (line.partition("\t") for line in done.stdout.splitlines())
+    found = {name: commit for commit, _, name in lines}
     # An annotated tag is listed twice; the line with ^{} is the commit it points at.
     for name in (f"refs/tags/{ref}^{{}}", f"refs/heads/{ref}", f"refs/tags/{ref}", ref):
         if name in found:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from towline.cli import completion, options, output, values
+from towline.cli import completion, options, output
 from towline.cli.connection import connect, connected
 from towline.cli.exit_codes import ExitCode
 from towline.errors import NotFound
@@ -40,7 +40,7 @@ def list_runs(
 
     from rich.text import Text
 
-    from towline.cli import enums, words
+    from towline.cli import enums, values, words
     from towline.names import short
     from towline.v1 import runs_pb2
 

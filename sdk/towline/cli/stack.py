@@ -1,10 +1,8 @@
 """`towline up`, `down` and `status`: all of Towline on this machine."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +12,8 @@ from towline.cli.exit_codes import ExitCode
 from towline.errors import FailedPrecondition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from towline.embedded.layout import Layout
     from towline.embedded.program import Event
     from towline.embedded.summary import Summary
@@ -28,7 +28,10 @@ def up(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Start PostgreSQL, registry, queue and an agent on this machine; Ctrl-C ends them in order."""
+    """Start all of Towline on this machine.
+
+    PostgreSQL, registry, queue and one agent, each its own process; Ctrl-C ends them in order.
+    """
     # What it checks itself it must be able to import.
     missing = [module for module in ("grpc_health", "aiodocker") if find_spec(module) is None]
     if missing:
@@ -56,7 +59,10 @@ def up(
 
 
 def down(data_dir: options.DataDir = None, json: options.Json = False) -> None:
-    """End what `towline up` has started, after a crash of it too; containers of runs go on."""
+    """End what `towline up` has started.
+
+    Works after a crash of it, too. Containers of runs go on; the next `up` takes them on again.
+    """
     import asyncio
 
     from towline.embedded import leftovers
@@ -69,7 +75,10 @@ def down(data_dir: options.DataDir = None, json: options.Json = False) -> None:
 
 
 def status(data_dir: options.DataDir = None, json: options.Json = False) -> int:
-    """Show what runs in a data folder; the exit code is 3 if not all of it does."""
+    """Show what of it runs.
+
+    The exit code is 3 if not everything does.
+    """
     from towline.embedded import services
     from towline.embedded.layout import Layout
     from towline.embedded.state import StateFile
@@ -125,9 +134,7 @@ def _welcome(layout: "Layout", summary: "Summary", *, as_json: bool, detached: b
         if summary.engine
         else "no Docker Engine answers: runs wait until one does (start it, or set DOCKER_HOST)"
     )
-    elsewhere = (
-        [] if layout == type(layout).of(None)() else [("first", f"export TOWLINE_DATA_DIR={layout.root}")]
-    )
+    elsewhere = [] if layout.is_default else [("first", f"export TOWLINE_DATA_DIR={layout.root}")]
     end = f"towline down --data-dir {layout.root}" if elsewhere else "towline down"
     rows = [
         ("registry", summary.addresses["registry"]),

@@ -5,11 +5,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from towline.cli import enums, values, yaml_files
 from towline.v1 import runs_pb2
 
-__all__ = ["Wishes", "build"]
+__all__ = ["Wishes", "author", "build", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,12 @@ class Wishes:
 
 
 def build(job: str, queue: str, wishes: Wishes) -> runs_pb2.RunSubmission:
-    """Make a submission; --set goes over --config.
+    """Make a submission.
 
     Raises:
         InvalidArgument: Something cannot be read; the message names the option.
     """
-    parameters = yaml_files.read_object(wishes.config, "--config") if wishes.config else {}
-    parameters = values.merged(parameters, values.settings(wishes.settings))
+    given = parameters(wishes.settings, wishes.config)
     priority = (
         enums.parse(runs_pb2.Priority, "PRIORITY_", wishes.priority, "--priority")
         if wishes.priority
@@ -41,13 +41,23 @@ def build(job: str, queue: str, wishes: Wishes) -> runs_pb2.RunSubmission:
     return runs_pb2.RunSubmission(
         job=job,
         queue=queue,
-        config_json=json.dumps(parameters) if parameters else "",
+        config_json=json.dumps(given) if given else "",
         variables=values.variables(wishes.variables, wishes.gpus),
         priority=priority,
         display_name=wishes.name,
         author=author(),
         labels=values.pairs(wishes.labels, "--label"),
     )
+
+
+def parameters(settings: Sequence[str], config: Path | None) -> dict[str, Any]:
+    """Read --set and --config into one object; --set goes over --config.
+
+    Raises:
+        InvalidArgument: One cannot be read; the message names the option.
+    """
+    below = yaml_files.read_object(config, "--config") if config else {}
+    return values.merged(below, values.settings(settings))
 
 
 def author() -> str:

@@ -41,9 +41,10 @@ def submit(
     follow: options.Follow = False,
     json: options.Json = False,
 ) -> int:
-    """Put a job on a queue, with other parameters than it was recorded with.
+    """Put a job on a queue.
 
-    Prints the id of each run; with --follow its states and log, and the exit code says how it ended.
+    Parameters that are not given are those it was recorded with. Prints the id of each run; with
+    --follow its states and log, and the exit code says how it ended.
     """
     from towline.cli.submission import Wishes
 
@@ -52,7 +53,9 @@ def submit(
 
 
 def launch(
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="Such as python train.py.")],
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND", help="After --, such as: -- python train.py --epochs 3")
+    ],
     queue: options.QueueOption = "default",
     job: Annotated[str, typer.Option(help="Name of the job; by default made from folder and script.")] = "",
     settings: options.Settings = None,
@@ -65,17 +68,21 @@ def launch(
     follow: options.Follow = False,
     json: options.Json = False,
 ) -> int:
-    """Record a command as a job without running it here, and put it on a queue."""
-    from towline.cli.recording import record_command
-    from towline.cli.submission import Wishes
+    """Record a command and put it on a queue.
+
+    It is not run here: a snapshot of its folder and of its Python environment becomes a job.
+    """
+    from towline.cli import recording, submission
     from towline.names import short
 
-    wishes = Wishes(settings or (), config, variables or (), gpus, priority, name, labels or ())
+    # The command was not run, so nobody knows its defaults: what is given here becomes the job's.
+    parameters = submission.parameters(settings or (), config)
     with output.working("recording"):
-        version = record_command(command, job)
-    if not json:
-        _say(f"recorded {short(version.name)}")
-    return _submit(version.name, queue, wishes, count=1, follow=follow, as_json=json)
+        made = recording.from_folder(command, job, recording.Given(), parameters)
+    version = made.job_version.name
+    _say(f"{'recorded' if made.created else 'unchanged'} {short(version)}")
+    wishes = submission.Wishes((), None, variables or (), gpus, priority, name, labels or ())
+    return _submit(version, queue, wishes, count=1, follow=follow, as_json=json)
 
 
 def _submit(job: str, queue: str, wishes: "Wishes", *, count: int, follow: bool, as_json: bool) -> int:

@@ -41,8 +41,8 @@ def start(layout: Layout, report: Report) -> Summary:
                         report(Event(**event))
                     case {"summary": summary}:
                         return Summary(**(summary | {"data_dir": Path(summary["data_dir"])}))
-                    case {"error": {"kind": kind, **what}}:
-                        raise getattr(errors, kind)(what.pop("message"), **what)
+                    case {"error": error}:
+                        raise getattr(errors, error.pop("kind"))(error.pop("message"), **error)
         except KeyboardInterrupt:
             supervisor.terminate()
             supervisor.wait()

@@ -21,6 +21,11 @@ class Layout:
         return cls((named or data_dir()).expanduser().absolute())
 
     @property
+    def is_default(self) -> bool:
+        """Whether clients find this folder without being told."""
+        return self == Layout.of(None)
+
+    @property
     def lock(self) -> Path:
         """Locked for as long as a supervisor lives."""
         return self.root / "lock"

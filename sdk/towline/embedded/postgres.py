@@ -9,8 +9,10 @@ import hashlib
 import os
 import pwd
 import shutil
+import stat
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,13 +161,17 @@ class Postgres:
 
     def _make_socket_folder(self) -> None:
         folder, owner = self._sockets, self._data.stat()
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if os.geteuid() == 0:
-            os.chown(folder, owner.st_uid, owner.st_gid)
-        if folder.is_symlink() or folder.stat().st_uid != owner.st_uid:
+        if folder == self._data:
+            return
+        # Its name can be guessed, so whoever made it first must have been we.
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), owner.st_uid):
             raise FailedPrecondition(
                 f"{folder} belongs to somebody else; take a shorter --data-dir", reason="DATA_DIR_UNUSABLE"
             )
+        os.chown(folder, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _binaries() -> Path:

@@ -1,5 +1,6 @@
 """Whether the services are well, and what there is to say about them."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,9 @@ async def summarise(layout: Layout, addresses: Mapping[str, str]) -> Summary:
 
 
 async def _engine_version() -> str | None:
+    url = os.environ.get("TOWLINE_AGENT_DOCKER_HOST")  # as the agent does; unset: DOCKER_HOST and so on
     try:
-        async with aiodocker.Docker(timeout=aiohttp.ClientTimeout(total=_DEADLINE_S)) as docker:
+        async with aiodocker.Docker(url, timeout=aiohttp.ClientTimeout(total=_DEADLINE_S)) as docker:
             return str((await docker.version())["Version"])
     except (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
         return None

@@ -61,7 +61,8 @@ class Run:
         atexit.unregister(self._at_exit)
         if self._recording is not None:
             self._recording.end(failure)
-            os.environ.pop(environment.RECORDING, None)
+        if os.environ.get(environment.RECORDING) == str(os.getpid()):
+            os.environ.pop(environment.RECORDING)
             os.environ.pop(environment.OUTPUTS, None)
 
     def _at_exit(self) -> None:

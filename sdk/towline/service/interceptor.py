@@ -43,9 +43,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             call = handler.stream_unary or handler.unary_unary
             make = getattr(grpc, f"{kind}_unary_rpc_method_handler")
             wrapped = _guard_call(call, method)
-        made: _Handler = make(
-            wrapped, handler.request_deserializer, handler.response_serializer
-        )
+        made: _Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
         return made
 
 

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -28,10 +29,11 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from towline.errors import InvalidArgument, Unavailable
+from towline.errors import InvalidArgument, ResourceExhausted, Unavailable
 
 __all__ = ["connecting", "idempotent", "migrate", "remembered", "requests_table", "transaction"]
 
@@ -44,7 +46,15 @@ _OUTAGE: Final = ("08", "53", "57")
 
 
 def _engine(url: str, *, pool_size: int) -> AsyncEngine:
-    parsed = make_url(url).set(drivername="postgresql+asyncpg")
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidArgument.field(
+            "DATABASE_URL", "this is no URL; write postgresql://user@host/database"
+        ) from None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise InvalidArgument.field("DATABASE_URL", "only PostgreSQL is taken; write postgresql://…")
+    parsed = parsed.set(drivername="postgresql+asyncpg")
     return create_async_engine(parsed, pool_size=pool_size, max_overflow=0, pool_pre_ping=False)
 
 
@@ -53,12 +63,21 @@ async def connecting(url: str, *, pool_size: int = 8) -> AsyncIterator[AsyncEngi
     """Give an engine for a URL such as "postgresql://user@host/database"; close it at the end.
 
     Raises:
-        Unavailable: PostgreSQL cannot be reached; reason DATABASE_UNAVAILABLE.
+        InvalidArgument: The URL is wrong; reason INVALID_FIELD.
+        Unavailable: PostgreSQL cannot be reached or lets nobody in; reason DATABASE_UNAVAILABLE.
     """
     engine = _engine(url, pool_size=pool_size)
     try:
-        async with transaction(engine) as connection:
-            await connection.execute(text("SELECT 1"))
+        try:
+            async with transaction(engine) as connection:
+                await connection.execute(text("SELECT 1"))
+        except DBAPIError as error:  # no such database or role, a wrong password
+            raise Unavailable(
+                f"PostgreSQL ({_host(engine)}) refuses: {_first_line(error)}; check DATABASE_URL",
+                reason="DATABASE_UNAVAILABLE",
+            ) from error
+        except TypeError as error:  # asyncpg takes the URL's query as arguments
+            raise InvalidArgument.field("DATABASE_URL", f"its query is wrong: {error}") from error
         yield engine
     finally:
         await engine.dispose()
@@ -70,18 +89,29 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
     Raises:
         Unavailable: PostgreSQL was lost before the commit was acknowledged; reason DATABASE_UNAVAILABLE.
+        ResourceExhausted: All connections were in use for half a minute; reason OVERLOADED.
     """
     try:
         async with engine.begin() as connection:
             yield connection
+    except PoolTimeout as error:
+        raise ResourceExhausted(
+            "all connections to PostgreSQL are in use; come back later, or raise DATABASE_POOL_SIZE",
+            reason="OVERLOADED",
+            retry_after=timedelta(seconds=1),
+        ) from error
     except (DBAPIError, OSError) as error:
         if not _is_outage(error):
             raise
-        host = engine.url.host or engine.url.query.get("host", "local socket")
         raise Unavailable(
-            f"PostgreSQL ({host}) cannot be reached: {_first_line(error)}; start it or check DATABASE_URL",
+            f"PostgreSQL ({_host(engine)}) cannot be reached: {_first_line(error)}; "
+            "start it or check DATABASE_URL",
             reason="DATABASE_UNAVAILABLE",
         ) from error
+
+
+def _host(engine: AsyncEngine) -> str:
+    return str(engine.url.host or engine.url.query.get("host", "local socket"))
 
 
 def _is_outage(error: Exception) -> bool:

@@ -69,9 +69,9 @@ class Attempt:
     """Set when the queue service has said that it is not: no result is wanted."""
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the queue service has the result, or wants none."""
-    _events: dict[runs_pb2.RunState, leases_pb2.RunEvent] = field(default_factory=dict)
+    _events: dict[runs_pb2.RunState.ValueType, leases_pb2.RunEvent] = field(default_factory=dict)
     _seq: int = 0
-    _image: tuple[runs_pb2.ImageOutcome, str] = (runs_pb2.IMAGE_OUTCOME_UNSPECIFIED, "")
+    _image: tuple[runs_pb2.ImageOutcome.ValueType, str] = (runs_pb2.IMAGE_OUTCOME_UNSPECIFIED, "")
 
     @property
     def lease(self) -> tuple[str, int]:
@@ -105,7 +105,7 @@ class Attempt:
         )
         self.changed.set()
 
-    def has_image(self, outcome: runs_pb2.ImageOutcome, image_id: str) -> None:
+    def has_image(self, outcome: runs_pb2.ImageOutcome.ValueType, image_id: str) -> None:
         """Remember how the image was got, for every later event."""
         self._image = (outcome, image_id)
 

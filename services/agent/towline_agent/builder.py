@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 import uv
@@ -26,6 +26,7 @@ __all__ = ["BuildLog", "BuildSettings", "DockerImages", "ImageBuilder", "Ready"]
 
 _log = logging.getLogger(__name__)
 _CLEAN_UP_S: Final = 30.0
+_VANISHED: Final = "Image {} is gone right after it was built; was it removed at the same moment?"
 
 Tell = Callable[[str], None]
 
@@ -43,7 +44,7 @@ class Ready:
     """An image that is on the node."""
 
     facts: ImageFacts
-    outcome: runs_pb2.ImageOutcome
+    outcome: runs_pb2.ImageOutcome.ValueType
 
 
 class ImageBuilder(Protocol):
@@ -138,7 +139,7 @@ class DockerImages:
             yield
 
     async def _present(
-        self, reference: str, policy: docker_pb2.PullPolicy, tell: Tell
+        self, reference: str, policy: docker_pb2.PullPolicy.ValueType, tell: Tell
     ) -> Ready | leases_pb2.AttemptResult:
         try:
             found = await self._engine.image(reference)
@@ -168,7 +169,9 @@ class DockerImages:
     async def _base(self, spec: runs_pb2.LaunchSpec, tell: Tell) -> Ready | leases_pb2.AttemptResult:
         python = recipe.python_version(spec.job.python)
         chosen = spec.docker.image.base_image
-        candidates = [chosen] if chosen else [name.format(version=python) for name in self._settings.base_images]
+        candidates = (
+            [chosen] if chosen else [name.format(version=python) for name in self._settings.base_images]
+        )
         for reference in candidates:
             if found := await self._engine.image(reference):
                 return Ready(found, runs_pb2.IMAGE_OUTCOME_REUSED)
@@ -180,9 +183,9 @@ class DockerImages:
             refusals.append(got.failure.message)
         return failed(
             runs_pb2.FAILURE_CAUSE_IMAGE_PULL,
-            f"There is no base image for Python {python} on this node. {' '.join(refusals)} Bring one of them "
-            "to the node, name another in the queue's template (image.base_image), or record the job with "
-            "a Python version that has one.",
+            f"There is no base image for Python {python} on this node. {' '.join(refusals)} Bring one "
+            "of them to the node, name another in the queue's template (image.base_image), or record the job "
+            "with a Python version that has one.",
         )
 
     async def _build(self, build: "_Build", tag: str) -> Ready | leases_pb2.AttemptResult:
@@ -208,13 +211,11 @@ class DockerImages:
             )
         facts = await self._engine.image(tag)
         if facts is None:
-            return failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, f"Image {tag} is gone right after it was built.")
+            return failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, _VANISHED.format(tag))
         await build.log.write(f"towline: built {tag}\n".encode())
         return Ready(facts, runs_pb2.IMAGE_OUTCOME_BUILT)
 
-    async def _build_environment(
-        self, build: "_Build", tag: str
-    ) -> ImageFacts | leases_pb2.AttemptResult:
+    async def _build_environment(self, build: "_Build", tag: str) -> ImageFacts | leases_pb2.AttemptResult:
         settings, python = self._settings, build.spec.job.python
         count = len(build.key.requirements)
         build.tell(f"installing {count} requirements for Python {build.key.python}")
@@ -234,7 +235,7 @@ class DockerImages:
             await self._engine.commit(container, tag, recipe.image_config(build.base.environment))
         facts = await self._engine.image(tag)
         if facts is None:
-            return failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, f"Image {tag} is gone right after it was built.")
+            return failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, _VANISHED.format(tag))
         return facts
 
     def _files(self, build: "_Build") -> Sequence[tars.Entry]:
@@ -258,7 +259,7 @@ class DockerImages:
         return tail.text()
 
     @asynccontextmanager
-    async def _throw_away(self, config: dict[str, object]) -> AsyncIterator[ContainerId]:
+    async def _throw_away(self, config: Mapping[str, Any]) -> AsyncIterator[ContainerId]:
         """Make a container that is gone after the block, however it is left."""
         name = f"towline-build-{uuid.uuid4().hex}"
         try:

@@ -1,10 +1,10 @@
 """What the agent keeps on disk: who it is, and each attempt from before its acceptance to its confirmation.
 
-    DATA_DIR/agent.lock                       held while an agent runs; its pid
-    DATA_DIR/agent.json                       instance id, count of starts
-    DATA_DIR/attempts/<run id>-<epoch>/grant  the Grant, before GrantReply is sent
-    DATA_DIR/attempts/<run id>-<epoch>/finish the Finish, before it is sent
-    DATA_DIR/work/                            downloads and outputs on their way; emptied at each start
+DATA_DIR/agent.lock                       held while an agent runs; its pid
+DATA_DIR/agent.json                       instance id, count of starts
+DATA_DIR/attempts/<run id>-<epoch>/grant  the Grant, before GrantReply is sent
+DATA_DIR/attempts/<run id>-<epoch>/finish the Finish, before it is sent
+DATA_DIR/work/                            downloads and outputs on their way; emptied at each start
 """
 
 import fcntl
@@ -108,7 +108,7 @@ class Journal:
         shutil.rmtree(self._folder(grant), ignore_errors=True)
 
     def records(self) -> list[Record]:
-        """Return all attempts; one whose grant was not completely written was never accepted and is removed."""
+        """Return all attempts; one whose grant was not written whole was never accepted and is removed."""
         found = []
         for folder in sorted(self._attempts.iterdir()):
             try:

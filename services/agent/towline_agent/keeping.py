@@ -78,9 +78,7 @@ class OutputKeeper:
             return await self._upload_within(attempt, found, _STOPPED_PATIENCE_S)
         return done
 
-    async def _upload_within(
-        self, attempt: Attempt, found: outputs.Outputs, patience_s: float | None
-    ) -> str:
+    async def _upload_within(self, attempt: Attempt, found: outputs.Outputs, patience_s: float | None) -> str:
         return await retrying(
             lambda: outputs.upload(self._registry, attempt.spec.run, attempt.grant.epoch, found),
             what=f"keeping the outputs of {attempt.spec.run}",

@@ -3,16 +3,15 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
 from random import random
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
-from towline.errors import TowlineError, Unavailable
-from towline.rpc.status import to_error
+from towline.errors import Aborted, InvalidArgument, NotFound, OutOfRange, TowlineError, Unavailable
 from towline.v1 import logs_pb2, logs_pb2_grpc
 from towline_agent.attempts import Signal
+from towline_agent.calls import CALL_ERRORS, told_by
 from towline_agent.core.backoff import Backoff
 from towline_agent.core.offsets import SendWindow
 
@@ -26,7 +25,11 @@ _PIECE_BYTES: Final = 256 * 1024
 # A service that leaves a request unanswered for longer is taken for dead.
 _ANSWER_S: Final = 30.0
 
-_Key = tuple[str, int, logs_pb2.LogStream]
+# What a service may have against one log, and not against the call.
+_REFUSALS: Final = (NotFound, InvalidArgument, OutOfRange, Aborted)
+
+_Call = grpc.aio.StreamStreamCall[logs_pb2.AppendLogsRequest, logs_pb2.AppendLogsResponse]
+_Key = tuple[str, int, logs_pb2.LogStream.ValueType]
 
 
 class LogWriter:
@@ -105,6 +108,10 @@ class LogWriter:
             self._progress.notify_all()
 
 
+# Requests without an answer, oldest first, and when each was sent.
+_Owed = deque[tuple[LogWriter, float]]
+
+
 class LogPipe:
     """All logs of this agent on one call; `run` must run for anything to move.
 
@@ -119,7 +126,7 @@ class LogPipe:
         self._writers: dict[_Key, LogWriter] = {}
         self._wake = Signal()
 
-    def writer(self, run: str, epoch: int, stream: logs_pb2.LogStream) -> LogWriter:
+    def writer(self, run: str, epoch: int, stream: logs_pb2.LogStream.ValueType) -> LogWriter:
         """Return the writer of a log, the same one until it is closed."""
         key = (run, epoch, stream)
         return self._writers.setdefault(key, LogWriter(key, self._wake))
@@ -156,72 +163,49 @@ class LogPipe:
     async def _one_call(self, backoff: Backoff) -> None:
         for writer in self._writers.values():
             writer._rewind()
-        # No deadline: it lives as long as the session; each answer has one instead.
-        call = self._stub.AppendLogs()
-        owed: deque[LogWriter] = deque()
+        # No deadline: it serves every attempt to come; each answer has one instead.
+        call: _Call = self._stub.AppendLogs()
+        owed: _Owed = deque()
         try:
             async with asyncio.TaskGroup() as group:
-                sender = group.create_task(self._send(call, owed))
-                try:
-                    await self._receive(call, owed, backoff)
-                finally:
-                    sender.cancel()
-        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as errors:
-            await self._broken(errors.exceptions[0], owed)
+                group.create_task(self._send(call, owed))
+                group.create_task(self._watch(owed))
+                await self._receive(call, owed, backoff)
+        except* CALL_ERRORS as errors:
+            await self._judge(told_by(errors, self._peer), owed)
         finally:
             call.cancel()
 
-    async def _send(self, call: "grpc.aio.StreamStreamCall", owed: "deque[LogWriter]") -> None:
+    async def _send(self, call: _Call, owed: _Owed) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             for writer in list(self._writers.values()):
                 while (request := writer._next()) is not None:
-                    owed.append(writer)
+                    owed.append((writer, loop.time()))
                     await call.write(request)
 
-    async def _receive(
-        self, call: "grpc.aio.StreamStreamCall", owed: "deque[LogWriter]", backoff: Backoff
-    ) -> None:
-        async for response in self._answers(call, owed):
-            backoff.succeeded()
-            await owed.popleft()._answered(response)
-            self._wake.set()
-
-    async def _answers(
-        self, call: "grpc.aio.StreamStreamCall", owed: "deque[LogWriter]"
-    ) -> AsyncIterator[logs_pb2.AppendLogsResponse]:
+    async def _receive(self, call: _Call, owed: _Owed, backoff: Backoff) -> None:
         while True:
-            response = await self._read(call, owed)
+            response: Any = await call.read()
             if response is grpc.aio.EOF:
                 raise Unavailable(f"{self._peer} ended the log call", reason="UNAVAILABLE")
-            yield response
+            backoff.succeeded()
+            await owed.popleft()[0]._answered(response)
+            self._wake.set()
 
-    async def _read(self, call: "grpc.aio.StreamStreamCall", owed: "deque[LogWriter]") -> object:
+    async def _watch(self, owed: _Owed) -> None:
+        """End the call when an answer is owed for too long: nobody is there."""
+        loop = asyncio.get_running_loop()
         while True:
-            oldest = owed[0] if owed else None
-            try:
-                async with asyncio.timeout(_ANSWER_S):
-                    return await call.read()
-            except TimeoutError:
-                if oldest is not None:
-                    raise Unavailable(f"{self._peer} left a log unanswered", reason="UNAVAILABLE") from None
+            await asyncio.sleep(_ANSWER_S / 4)
+            if owed and loop.time() - owed[0][1] > _ANSWER_S:
+                raise Unavailable(f"{self._peer} left a log unanswered", reason="UNAVAILABLE")
 
-    async def _broken(self, cause: BaseException, owed: "deque[LogWriter]") -> None:
-        """Judge the end of a call: answers come in order, so a refusal is about the oldest request."""
-        if not isinstance(cause, grpc.aio.AioRpcError):
-            raise Unavailable(f"{self._peer}: the log call broke: {cause}", reason="UNAVAILABLE") from cause
-        error = to_error(cause, peer=self._peer)
-        if owed and not isinstance(error, Unavailable) and cause.code() in _REFUSALS:
-            writer = owed[0]
-            _log.error("the log of %s (epoch %d) is given up: %s", writer.key[0], writer.key[1], error)
-            await writer._refuse()
-            return
-        raise error
-
-
-_REFUSALS: Final = (
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.ABORTED,
-)
+    async def _judge(self, error: TowlineError, owed: _Owed) -> None:
+        """Find whom an error is about: answers come in order, so a refusal is about the oldest request."""
+        if not owed or not isinstance(error, _REFUSALS):
+            raise error
+        writer = owed[0][0]
+        _log.error("the log of %s (epoch %d) is given up: %s", writer.key[0], writer.key[1], error)
+        await writer._refuse()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from towline.errors import TowlineError
 from towline.v1 import leases_pb2
 from towline_agent.attempts import Attempt, Signal, Stop, StopReason
 from towline_agent.core.capacity import Capacity, Credits
@@ -213,23 +214,35 @@ class Node:
             await self._finish(attempt)
         if not attempt.dropped.is_set():
             await unless(attempt.dropped, attempt.confirmed.wait())
-        await self._parts.runner.remove(attempt)
+        await self._end(attempt)
         await asyncio.to_thread(self._parts.journal.forget, attempt.grant)
         self._forget(attempt)
 
     async def _finish(self, attempt: Attempt) -> None:
         result = await unless(attempt.dropped, self._result(attempt))
         if isinstance(result, Stopped):
-            _log.warning("%s (epoch %d) is no longer ours; stopping it", attempt.spec.run, attempt.grant.epoch)
+            _log.warning(
+                "%s (epoch %d) is no longer ours; stopping it", attempt.spec.run, attempt.grant.epoch
+            )
             attempt.advance(Step.DROP)
-            await self._parts.runner.remove(attempt, attempt.grace)
             return
         finish = attempt.make_finish(result)
-        await asyncio.to_thread(self._parts.journal.finished, attempt.grant, finish)
+        try:
+            await asyncio.to_thread(self._parts.journal.finished, attempt.grant, finish)
+        except OSError as error:
+            _log.error("the result of %s is in memory only: %s", attempt.spec.run, error)
         attempt.finish = finish
         attempt.advance(Step.FINISH)
         self.capacity_changed()
         _log.info("%s: %s", attempt.spec.run, result.failure.message or "succeeded")
+
+    async def _end(self, attempt: Attempt) -> None:
+        """Remove an attempt's container; one that is no longer ours gets time to end by itself."""
+        grace = attempt.grace if attempt.phase is Phase.DROPPED else None
+        try:
+            await self._parts.runner.remove(attempt, grace)
+        except TowlineError as error:
+            _log.warning("the container of %s stays until the next start: %s", attempt.spec.run, error)
 
     async def _result(self, attempt: Attempt) -> leases_pb2.AttemptResult:
         await unless(attempt.stopping, attempt.adopted.wait())

@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Final
 
 from towline.v1 import runs_pb2
 from towline_agent.tars import Entry
 
 __all__ = ["payload"]
+
+# What the runtime part imports besides itself; a test holds this list to be complete.
+_TOP: Final = ("__init__.py", "errors.py")
 
 
 def payload(spec: runs_pb2.LaunchSpec) -> list[Entry]:
@@ -28,7 +32,7 @@ def payload(spec: runs_pb2.LaunchSpec) -> list[Entry]:
 def _runtime() -> tuple[Entry, ...]:
     """Pack what `import towline` needs in a container: the package itself and its runtime part."""
     package = files("towline")
-    top = (Entry(f"runtime/towline/{name}", (package / name).read_bytes()) for name in ("__init__.py",))
+    top = (Entry(f"runtime/towline/{name}", (package / name).read_bytes()) for name in _TOP)
     return (
         Entry("runtime", None, 0o755),
         Entry("runtime/towline", None, 0o755),

@@ -1,5 +1,6 @@
 """The registry as the agent uses it: blobs both ways, and the outputs artifact."""
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -60,32 +61,27 @@ class Registry:
         Raises:
             InvalidArgument: Its size (BLOB_SIZE_MISMATCH) or digest (DIGEST_MISMATCH) is another.
         """
-        have = target.stat().st_size if target.exists() else 0
-        request = artifacts_pb2.DownloadBlobRequest(digest=digest, offset=have)
-        with target.open("ab") as file, self._translated():
-            async for response in self._blobs.DownloadBlob(request, timeout=_TRANSFER_S):
-                have += len(response.data)
-                if have > size:
-                    break
-                file.write(response.data)
-        if have != size:
-            target.unlink()
-            raise InvalidArgument(
-                f"blob {digest} has not the recorded size of {size} bytes; record the job again",
-                reason="BLOB_SIZE_MISMATCH",
-            )
-        if (found := _digest(target)) != digest:
-            target.unlink()
-            raise InvalidArgument(
-                f"blob {digest} came as {found}; the registry's storage or the way to it is damaged",
-                reason="DIGEST_MISMATCH",
-            )
+        file = await asyncio.to_thread(target.open, "ab")
+        try:
+            have = file.tell()
+            request = artifacts_pb2.DownloadBlobRequest(digest=digest, offset=have)
+            with self._translated():
+                async for response in self._blobs.DownloadBlob(request, timeout=_TRANSFER_S):
+                    have += len(response.data)
+                    if have > size:
+                        break
+                    await asyncio.to_thread(file.write, response.data)
+        finally:
+            await asyncio.to_thread(file.close)
+        await asyncio.to_thread(_check, target, digest, size)
 
     async def missing(self, digests: Sequence[str]) -> set[str]:
         """Return those blobs that the registry lacks."""
         found: set[str] = set()
         for start in range(0, len(digests), _DIGESTS_PER_CALL):
-            request = artifacts_pb2.FindMissingBlobsRequest(digests=digests[start : start + _DIGESTS_PER_CALL])
+            request = artifacts_pb2.FindMissingBlobsRequest(
+                digests=digests[start : start + _DIGESTS_PER_CALL]
+            )
             with self._translated():
                 response = await self._blobs.FindMissingBlobs(request, timeout=_ANSWER_S)
             found.update(response.missing_digests)
@@ -148,8 +144,19 @@ async def _messages(
         yield message
 
 
-def _digest(path: Path) -> str:
+def _check(path: Path, digest: str, size: int) -> None:
+    """Refuse a download that is not what was asked for, and remove it so that nobody goes on with it."""
+    if path.stat().st_size != size:
+        path.unlink()
+        raise InvalidArgument(
+            f"blob {digest} has not the recorded size of {size} bytes; record the job again",
+            reason="BLOB_SIZE_MISMATCH",
+        )
     with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
+        found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if found != digest:
+        path.unlink()
+        raise InvalidArgument(
+            f"blob {digest} came as {found}; the registry's storage or the way to it is damaged",
+            reason="DIGEST_MISMATCH",
+        )

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-
 from towline.errors import (
     AlreadyExists,
     Internal,

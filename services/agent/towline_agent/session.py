@@ -9,8 +9,8 @@ from typing import Any, Final
 import grpc
 
 from towline.errors import NotFound, TowlineError, Unavailable
-from towline.rpc.status import to_error
 from towline.v1 import leases_pb2, leases_pb2_grpc
+from towline_agent.calls import CALL_ERRORS, told_by
 from towline_agent.core.backoff import Backoff
 from towline_agent.core.capacity import lease_set_digest
 from towline_agent.core.phases import Phase
@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 
 _WELCOME_S: Final = 15.0
 _WRITE_S: Final = 15.0
-_LEAVE_S: Final = 2.0
 # Trying again cannot help against these: another process is this agent, or its name is none.
 _FATAL: Final = frozenset({"AGENT_ID_IN_USE", "SESSION_SUPERSEDED", "INVALID_FIELD"})
 _QUEUE_RETRY_S: Final = 3.0
@@ -120,8 +119,8 @@ class Sessions:
                 away = await session.receive(self._leaving)
                 sender.cancel()
             return away
-        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError, TowlineError) as errors:
-            raise _first(errors, self._peer) from None
+        except* CALL_ERRORS as errors:
+            raise told_by(errors, self._peer) from None
         finally:
             call.cancel()
 
@@ -186,7 +185,7 @@ class _Session:
         """Follow what is said until the session ends; return the seconds to stay away."""
         while True:
             # Every heartbeat is answered: silence means that nobody is there.
-            response = await self._read(_LEAVE_S if leaving.is_set() else 3 * self._interval + 5)
+            response = await self._read(3 * self._interval + 5)
             if response is None:
                 if leaving.is_set():
                     return 0.0
@@ -283,36 +282,4 @@ class _Session:
                 response: Any = await self._call.read()
         except TimeoutError:
             raise Unavailable(f"{self._peer} is silent", reason="UNAVAILABLE") from None
-        if response is grpc.aio.EOF:
-            # An end with an error: read() gives EOF, the status tells which.
-            code = await self._call.code()
-            if code is not grpc.StatusCode.OK:
-                raise to_error(
-                    grpc.aio.AioRpcError(
-                        code,
-                        await self._call.initial_metadata(),
-                        await self._call.trailing_metadata(),
-                        await self._call.details(),
-                    ),
-                    peer=self._peer,
-                )
-            return None
-        return response  # type: ignore[no-any-return] # read() is typed as EOF or a message
-
-
-def _first(errors: BaseExceptionGroup[Exception], peer: str) -> TowlineError:
-    """Choose what to tell: an answer of the service before a broken connection."""
-    found = [to_error(error, peer=peer) if isinstance(error, grpc.RpcError) else error for error in _flat(errors)]
-    answers = [error for error in found if isinstance(error, TowlineError)]
-    certain = [error for error in answers if not isinstance(error, Unavailable)]
-    fallback = Unavailable(f"{peer}: the session broke: {found[0]}", reason="UNAVAILABLE")
-    return next(iter(certain or answers), fallback)
-
-
-def _flat(errors: BaseExceptionGroup[Exception]) -> list[BaseException]:
-    flat: list[BaseException] = []
-    for error in errors.exceptions:
-        flat.extend(_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return flat
-
-
+        return None if response is grpc.aio.EOF else response

@@ -45,9 +45,7 @@ class Sources:
         self._bounds = bounds or archives.Bounds()
 
     @asynccontextmanager
-    async def archive(
-        self, job: jobs_pb2.JobSpec, waiting: Callable[[str], None]
-    ) -> AsyncIterator[Path]:
+    async def archive(self, job: jobs_pb2.JobSpec, waiting: Callable[[str], None]) -> AsyncIterator[Path]:
         """Give a tar archive in which the source tree lies in "workspace"; it is gone after the block.
 
         Args:
@@ -94,7 +92,7 @@ class Sources:
             archives.copy_below(source, target, _FOLDER, _OWNER, self._bounds)
 
     async def _clone(self, source: jobs_pb2.GitSource, folder: Path, target: Path) -> None:
-        folder.mkdir()
+        await asyncio.to_thread(folder.mkdir)
         subfolder = source.subfolder.strip("/")
         tree = f"{source.commit}:{subfolder}" if subfolder else source.commit
         await self._git(folder, "init", "--quiet", "--bare")

@@ -11,10 +11,9 @@ from towline.service.postgres import connecting, migrate
 from towline.service.process import run
 from towline.service.server import serving, stop_requested
 from towline.v1 import fleet_pb2_grpc, leases_pb2_grpc, logs_pb2_grpc, queues_pb2_grpc, runs_pb2_grpc
-from towline_queue.dispatcher import Dispatcher
+from towline_queue.leasing import Leasing
 from towline_queue.log_reader import LogReader
 from towline_queue.log_writer import LogWriter
-from towline_queue.reaper import Reaper
 from towline_queue.registry_client import registry_client
 from towline_queue.servicers.fleet import FleetServicer
 from towline_queue.servicers.leases import LeaseServicer
@@ -42,7 +41,7 @@ async def running(settings: QueueSettings) -> AsyncIterator[str]:
         registry_client(settings.registry_address) as registry,
     ):
         await migrate(engine, schema=SCHEMA, scripts="towline_queue:migrations")
-        dispatcher = Dispatcher(engine, signals)
+        leasing = Leasing(engine, signals, settings)
         log_writer = LogWriter(engine, signals)
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
@@ -51,21 +50,22 @@ async def running(settings: QueueSettings) -> AsyncIterator[str]:
             runs_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(engine, signals, submitter), server)
             logs = LogServicer(log_writer, LogReader(engine, signals))
             logs_pb2_grpc.add_LogServiceServicer_to_server(logs, server)
-            leases = LeaseServicer(engine, signals, dispatcher)
-            leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)
+            leases_pb2_grpc.add_LeaseServiceServicer_to_server(LeaseServicer(leasing), server)
             fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetServicer(engine, signals), server)
             services = ("QueueService", "RunService", "LogService", "LeaseService", "FleetService")
             return [f"towline.v1.{service}" for service in services]
 
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(dispatcher.run(), name="dispatcher"),
-                group.create_task(Reaper(engine, signals).run(), name="reaper"),
+                group.create_task(leasing.run(), name="leasing"),
                 group.create_task(log_writer.run(), name="log writer"),
             ]
             try:
                 async with serving(settings, register) as address:
-                    yield address
+                    try:
+                        yield address
+                    finally:  # before the server ends the streams
+                        await leasing.say_goodbye()
             finally:
                 for task in tasks:
                     task.cancel()

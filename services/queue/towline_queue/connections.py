@@ -122,6 +122,8 @@ class Connections:
     def __init__(self) -> None:
         self._by_id: dict[UUID, Session] = {}
         self._by_agent: dict[str, Session] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_id.values()))
@@ -138,12 +140,19 @@ class Connections:
             close_superseded(other)
         self._by_id[session.identity.id] = session
         self._by_agent[agent] = session
+        self._empty.clear()
 
     def remove(self, session: Session) -> None:
         """Forget a session; one that is not there is none of this process's."""
         self._by_id.pop(session.identity.id, None)
         if self._by_agent.get(session.identity.agent) is session:
             del self._by_agent[session.identity.agent]
+        if not self._by_id:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until no session is open."""
+        await self._empty.wait()
 
     def get(self, session_id: UUID) -> Session | None:
         """Return an open session."""

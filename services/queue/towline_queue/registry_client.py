@@ -30,12 +30,16 @@ class RegistryClient:
     """
 
     def __init__(
-        self, stub: jobs_pb2_grpc.JobServiceAsyncStub, address: str, *, cache_bytes: int = _CACHE_BYTES
+        self, stub: "jobs_pb2_grpc.JobServiceAsyncStub", address: str, *, cache_bytes: int = _CACHE_BYTES
     ) -> None:
         self._stub = stub
         self._peer = f"the registry ({address})"
         self._kept: OrderedDict[str, jobs_pb2.JobVersion] = OrderedDict()
         self._free_bytes = cache_bytes
+
+    def keeps(self, name: JobVersionName) -> bool:
+        """Return whether `job_version` would answer without asking the registry."""
+        return name in self._kept
 
     async def job_version(self, name: JobVersionName) -> jobs_pb2.JobVersion:
         """Return the version that "jobs/{job}/versions/{version or alias}" names now; do not change it.

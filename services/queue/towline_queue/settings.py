@@ -26,3 +26,12 @@ class QueueSettings(ServiceSettings):
 
     max_submits_in_flight: int = Field(default=512, ge=1)
     """Submissions being carried out at once; more are refused with RESOURCE_EXHAUSTED/OVERLOADED."""
+
+    grant_reply_within_s: float = Field(default=10, gt=0)
+    """Seconds an agent may take to answer a grant before the run waits again."""
+
+    reserve_after_s: float = Field(default=60, ge=0)
+    """Seconds that smaller runs may pass a run at the head of its queue that fits no agent yet."""
+
+    upkeep_every_s: float = Field(default=1, gt=0)
+    """Seconds between two looks at what time demands: lost agents, unanswered grants, schedules."""

@@ -17,8 +17,9 @@ from towline.v1 import jobs_pb2, runs_pb2
 from towline_queue.core.run_ids import RANDOM_BITS, run_names
 from towline_queue.core.submission import MAX_RUNS, Made, NewRun, Submission, check, make_run, repeat_run
 from towline_queue.registry_client import RegistryClient
-from towline_queue.servicers.run_views import view
+from towline_queue.servicers.run_views import placed
 from towline_queue.storage import queues, runs
+from towline_queue.storage.run_records import RunRecord
 from towline_queue.storage.tables import requests
 
 __all__ = ["Submitter"]
@@ -50,14 +51,15 @@ class Submitter:
         submission = check(request.run, "run")
 
         async def apply(connection: AsyncConnection) -> runs_pb2.SubmitRunResponse:
-            (new,) = await _store(connection, [submission], versions, [""])
-            return runs_pb2.SubmitRunResponse(run=await view(connection, RunName(new.spec.run)))
+            (record,) = await _store(connection, [submission], versions, [""])
+            return runs_pb2.SubmitRunResponse(run=await placed(connection, record))
 
         with self._admitted():
-            # Before the registry is asked: it may be away, or an alias may have moved, since the first time.
-            answer = await remembered(self._engine, requests, request, runs_pb2.SubmitRunResponse)
-            if answer is not None:
-                return answer
+            if not self._registry.keeps(submission.job):
+                # The registry may be away, or an alias may have moved, since the first time.
+                answer = await remembered(self._engine, requests, request, runs_pb2.SubmitRunResponse)
+                if answer is not None:
+                    return answer
             versions = await self._versions([submission], [""])
             return await idempotent(self._engine, requests, request, runs_pb2.SubmitRunResponse, apply)
 
@@ -69,13 +71,14 @@ class Submitter:
         prefixes = [f"runs[{index}]." for index in range(len(submissions))]
 
         async def apply(connection: AsyncConnection) -> runs_pb2.SubmitRunsResponse:
-            new = await _store(connection, submissions, versions, prefixes)
-            return runs_pb2.SubmitRunsResponse(runs=[run.spec.run for run in new])
+            records = await _store(connection, submissions, versions, prefixes)
+            return runs_pb2.SubmitRunsResponse(runs=[record.name for record in records])
 
         with self._admitted():
-            answer = await remembered(self._engine, requests, request, runs_pb2.SubmitRunsResponse)
-            if answer is not None:
-                return answer
+            if not all(self._registry.keeps(submission.job) for submission in submissions):
+                answer = await remembered(self._engine, requests, request, runs_pb2.SubmitRunsResponse)
+                if answer is not None:
+                    return answer
             versions = await self._versions(submissions, prefixes)
             return await idempotent(self._engine, requests, request, runs_pb2.SubmitRunsResponse, apply)
 
@@ -87,8 +90,9 @@ class Submitter:
             ended = await runs.ended(connection, name)
             await queues.share_specs(connection, [names.queue(ended.spec.queue)])
             (new_name,), now = _new_names(1)
-            await runs.insert(connection, [repeat_run(ended, Made(new_name, now, ended.queue_spec))])
-            return runs_pb2.RetryRunResponse(run=await view(connection, new_name))
+            new = repeat_run(ended, Made(new_name, now, ended.queue_spec))
+            (record,) = await runs.insert(connection, [new])
+            return runs_pb2.RetryRunResponse(run=await placed(connection, record))
 
         with self._admitted():
             return await idempotent(self._engine, requests, request, runs_pb2.RetryRunResponse, apply)
@@ -122,7 +126,7 @@ async def _store(
     submissions: Sequence[Submission],
     versions: _Versions,
     prefixes: Sequence[str],
-) -> list[NewRun]:
+) -> list[RunRecord]:
     """Decide what runs the submissions become, and store them."""
     new_names, now = _new_names(len(submissions))
     specs: dict[names.QueueName, bytes] = {}
@@ -136,8 +140,7 @@ async def _store(
         new.append(make_run(submission, versions[submission.job], made, prefixes[index]))
         if index % _AT_A_STRETCH == _AT_A_STRETCH - 1:
             await asyncio.sleep(0)
-    await runs.insert(connection, new)
-    return new
+    return await runs.insert(connection, new)
 
 
 def _new_names(count: int) -> tuple[list[RunName], datetime]:

@@ -30,27 +30,30 @@ class QueueService:
     channel: grpc.aio.Channel
 
     @property
-    def queues(self) -> queues_pb2_grpc.QueueServiceAsyncStub:
+    def queues(self) -> "queues_pb2_grpc.QueueServiceAsyncStub":
         return queues_pb2_grpc.QueueServiceStub(self.channel)
 
     @property
-    def runs(self) -> runs_pb2_grpc.RunServiceAsyncStub:
+    def runs(self) -> "runs_pb2_grpc.RunServiceAsyncStub":
         return runs_pb2_grpc.RunServiceStub(self.channel)
 
     @property
-    def logs(self) -> logs_pb2_grpc.LogServiceAsyncStub:
+    def logs(self) -> "logs_pb2_grpc.LogServiceAsyncStub":
         return logs_pb2_grpc.LogServiceStub(self.channel)
 
     @property
-    def leases(self) -> leases_pb2_grpc.LeaseServiceAsyncStub:
+    def leases(self) -> "leases_pb2_grpc.LeaseServiceAsyncStub":
         return leases_pb2_grpc.LeaseServiceStub(self.channel)
 
     @property
-    def fleet(self) -> fleet_pb2_grpc.FleetServiceAsyncStub:
+    def fleet(self) -> "fleet_pb2_grpc.FleetServiceAsyncStub":
         return fleet_pb2_grpc.FleetServiceStub(self.channel)
 
-    async def create_queue(self, name: str = "queues/default", spec: queues_pb2.QueueSpec | None = None) -> None:
-        await self.queues.CreateQueue(queues_pb2.CreateQueueRequest(request_id=new_id(), name=name, spec=spec))
+    async def create_queue(
+        self, name: str = "queues/default", spec: queues_pb2.QueueSpec | None = None
+    ) -> queues_pb2.Queue:
+        request = queues_pb2.CreateQueueRequest(request_id=new_id(), name=name, spec=spec)
+        return (await self.queues.CreateQueue(request)).queue
 
     async def submit(self, job: str, queue: str = "queues/default", **fields: Any) -> runs_pb2.Run:
         submission = runs_pb2.RunSubmission(job=job, queue=queue, **fields)
@@ -65,7 +68,7 @@ class QueueService:
 async def queue_service(
     database_url: str, registry_address: str = "127.0.0.1:1", **settings: Any
 ) -> AsyncIterator[QueueService]:
-    """Run the service on a free port; `settings` are those of QueueSettings. Two on one database are replicas."""
+    """Run the service on a free port; `settings` are QueueSettings'. Two on one database are replicas."""
     values = QueueSettings(
         listen="127.0.0.1:0",
         database_url=database_url,

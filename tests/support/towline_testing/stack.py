@@ -58,16 +58,17 @@ class Stack:
         for service in services:
             ready = self.folder / f"{service}.address"
             ready.unlink(missing_ok=True)
-            self.processes[service] = process = subprocess.Popen(
-                [sys.executable, "-m", f"towline_{service}"],
-                env=os.environ
-                | self._settings(service)
-                | {f"TOWLINE_{service.upper()}_ADDRESS_FILE": str(ready)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=(self.folder / f"{service}.log").open("ab"),
-                start_new_session=True,
-            )
+            settings = self._settings(service) | {f"TOWLINE_{service.upper()}_ADDRESS_FILE": str(ready)}
+            with self._log_file(service).open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", f"towline_{service}"],
+                    env=os.environ | settings,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            self.processes[service] = process
             eventually(
                 lambda ready=ready, process=process: ready.exists() or process.poll() is not None,
                 within=READY_WITHIN_S,
@@ -92,7 +93,10 @@ class Stack:
                 self.kill(service)
 
     def log(self, service: str) -> str:
-        return (self.folder / f"{service}.log").read_text(errors="replace")
+        return self._log_file(service).read_text(errors="replace")
+
+    def _log_file(self, service: str) -> Path:
+        return self.folder / f"{service}.log"
 
     def _settings(self, service: str) -> dict[str, str]:
         match service:

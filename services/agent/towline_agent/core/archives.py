@@ -29,13 +29,13 @@ def check(members: Sequence[tarfile.TarInfo], bounds: Bounds) -> None:
     """
     if len(members) > bounds.members:
         raise InvalidArgument(
-            f"the source archive has {len(members)} members, more than {bounds.members}; leave data out of it",
+            f"the source archive has {len(members)} members, more than {bounds.members}; leave data out",
             reason="UNSAFE_ARCHIVE",
         )
     total = sum(member.size for member in members if member.isreg())
     if total > bounds.total_bytes:
         raise InvalidArgument(
-            f"the source archive unpacks to {total} bytes, more than {bounds.total_bytes}; leave data out of it",
+            f"the source archive unpacks to {total} bytes, more than {bounds.total_bytes}; leave data out",
             reason="UNSAFE_ARCHIVE",
         )
     tree = _Tree()

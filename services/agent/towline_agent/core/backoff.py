@@ -22,7 +22,7 @@ class Backoff:
     def failed(self) -> float:
         """Count a failure and return how many seconds to wait; at least a tenth of the bound."""
         # 2**30 is past every sensible cap; the exponent stays small however long the outage.
-        bound = min(self.cap, self.base * 2 ** min(self.failures, 30))
+        bound = min(self.cap, self.base * float(2 ** min(self.failures, 30)))
         self.failures += 1
         return bound * (0.1 + 0.9 * self.random())
 

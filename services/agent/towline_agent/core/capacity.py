@@ -49,6 +49,6 @@ class Capacity:
 
 
 def lease_set_digest(leases: Iterable[tuple[str, int]]) -> str:
-    """Digest (lease id, epoch) pairs as Heartbeat.lease_set_digest asks: sha256, hex, of their sorted lines."""
+    """Digest (lease id, epoch) pairs as Heartbeat.lease_set_digest asks: sha256, hex, of sorted lines."""
     lines = sorted(f"{lease_id}:{epoch}\n" for lease_id, epoch in leases)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

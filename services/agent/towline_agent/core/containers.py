@@ -144,9 +144,7 @@ def _host_config(options: docker_pb2.DockerOptions, gpu_ids: Sequence[str]) -> d
     if options.read_only_root:
         host["Tmpfs"] = {"/tmp": "rw,nosuid,nodev,mode=1777"}  # noqa: S108 - in the container
     if gpu_ids:
-        host["DeviceRequests"] = [
-            {"Driver": "nvidia", "DeviceIDs": list(gpu_ids), "Capabilities": [["gpu"]]}
-        ]
+        host["DeviceRequests"] = [{"Driver": "nvidia", "DeviceIDs": list(gpu_ids), "Capabilities": [["gpu"]]}]
     return host
 
 

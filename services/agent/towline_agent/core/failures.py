@@ -54,7 +54,9 @@ def succeeded(exit_code: int = 0) -> leases_pb2.AttemptResult:
     return leases_pb2.AttemptResult(outcome=runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, exit_code=exit_code)
 
 
-def failed(cause: runs_pb2.FailureCause, message: str, log_tail: str = "") -> leases_pb2.AttemptResult:
+def failed(
+    cause: runs_pb2.FailureCause.ValueType, message: str, log_tail: str = ""
+) -> leases_pb2.AttemptResult:
     """Make the result of an attempt that failed, for a cause other than its program's exit."""
     return leases_pb2.AttemptResult(
         outcome=runs_pb2.ATTEMPT_OUTCOME_FAILED,
@@ -104,8 +106,8 @@ def _exit_message(status: ExitStatus, command: str, memory_bytes: int) -> str:
     if status.oom_killed:
         limit = f" of {memory_bytes / 2**20:.0f} MiB" if memory_bytes else ""
         return (
-            f"{subject} was killed because it needed more than its memory limit{limit} (exit code {status.code}); "
-            "raise `memory` in the queue's template or use less."
+            f"{subject} was killed because it needed more than its memory limit{limit} "
+            f"(exit code {status.code}); raise `memory` in the queue's template or use less."
         )
     if status.error:
         return f"{subject} could not be started: {status.error}"
@@ -123,18 +125,24 @@ _CULPRITS: Final = (
     re.compile(r"Because (?P<name>[\w.\-]+(?:\[[\w,.\-]+\])?) was not found in"),
     re.compile(r"Because there (?:is|are) no versions? of (?P<name>[^\s]+(?:[<>=!~]=?\S+)?)"),
     re.compile(r"Because (?P<name>[\w.\-]+==\S+) (?:has no|depends on|needs)"),
-    re.compile(r"Failed to (?:build|download|fetch|resolve|download and build)(?: distribution)?:? `(?P<name>[^`]+)`"),
+    re.compile(
+        r"Failed to (?:build|download|fetch|resolve|download and build)(?: distribution)?:? `(?P<name>[^`]+)`"
+    ),
     re.compile(r"Couldn't parse requirement in `[^`]*`[^\n]*\n\s*(?:Caused by: )?(?P<name>[^\n]+)"),
 )
 
 
 def build_failure(log_tail: str) -> leases_pb2.AttemptResult:
     """Classify a failed installation by what its log says, naming the requirement where it can be told."""
-    flat = re.sub(r"\s*\n\s*", " ", re.sub(r"[│╰╭├─▶×]+", " ", log_tail))
+    flat = re.sub(r"\s*\n\s*", " ", re.sub(r"[\u2500-\u257f\u25b6\u00d7]+", " ", log_tail))
     flat = re.sub(r"\s{2,}", " ", flat)
     names = (pattern.search(source) for pattern in _CULPRITS for source in (flat, log_tail))
     found = next((match["name"].strip(" .,") for match in names if match), "")
-    culprit = f"requirement `{found}` cannot be installed" if found else "the job's requirements cannot be installed"
+    culprit = (
+        f"requirement `{found}` cannot be installed"
+        if found
+        else "the job's requirements cannot be installed"
+    )
     return failed(
         runs_pb2.FAILURE_CAUSE_IMAGE_BUILD,
         f"The image could not be built: {culprit}. The build log says why; correct the job's requirements, "

@@ -77,6 +77,6 @@ def occupies(phase: Phase) -> bool:
     return phase not in (Phase.FINISHED, Phase.GONE)
 
 
-def run_state(phase: Phase) -> runs_pb2.RunState:
+def run_state(phase: Phase) -> runs_pb2.RunState.ValueType:
     """Return the state that the queue service is told."""
     return _STATES[phase]

@@ -77,8 +77,9 @@ class DockerEngine:
                 status, layer = item.get("status", ""), item.get("id", "")
                 progress(" ".join(filter(None, [layer, status, item.get("progress", "")])))
         except (DockerError, aiohttp.ClientError, OSError) as error:
-            # 900 is aiodocker's own: the engine was not reached. All else is a registry's answer.
-            if isinstance(error, DockerError) and error.status != 900:
+            # 900 is aiodocker's own: the engine was not reached. What is not about the request either
+            # is a registry's answer.
+            if isinstance(error, DockerError) and error.status not in (400, 900):
                 raise NotFound(error.message, reason="IMAGE_NOT_FOUND") from error
             raise _error(error, "image") from error
 
@@ -151,7 +152,9 @@ class DockerEngine:
     async def put_archive(self, container: ContainerId, path: str, archive: AsyncIterable[bytes]) -> None:
         """See Engine."""
         with translated():
-            await self._client.containers.container(container).put_archive(path, archive)
+            await self._client.containers.container(container).put_archive(  # type: ignore[no-untyped-call] # no annotations
+                path, archive
+            )
 
     async def get_archive(self, container: ContainerId, path: str) -> AsyncIterator[bytes]:
         """See Engine."""

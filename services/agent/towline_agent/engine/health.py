@@ -55,7 +55,9 @@ class EngineHealth:
                 name = await self._engine.ping()
             except TowlineError as error:
                 if backoff.failures == 0:
-                    _log.warning("%s; no runs are taken until it does (start it: systemctl start docker)", error)
+                    _log.warning(
+                        "%s; no runs are taken until it does (start it: systemctl start docker)", error
+                    )
                 self._set(up=False)
                 pause = backoff.failed()
             else:

@@ -91,7 +91,7 @@ class Engine(Protocol):
         ...
 
     def get_archive(self, container: ContainerId, path: str) -> AsyncIterator[bytes]:
-        """Read a path of a container as an uncompressed tar archive whose members begin with its last part."""
+        """Read a path of a container as an uncompressed tar archive; members begin with its last part."""
         ...
 
     def logs(self, container: ContainerId, *, follow: bool) -> AsyncIterator[bytes]:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from google.protobuf.duration_pb2 import Duration
-
 from towline.errors import InvalidArgument
 from towline.v1 import queues_pb2
 
@@ -35,14 +33,16 @@ def policy_of(message: queues_pb2.LeasePolicy, field: str = "spec.lease_policy")
         InvalidArgument: A time is not positive, is longer than 30 days, or the order
             heartbeat_interval < disconnected_after < lost_after does not hold; it names the field.
     """
+    given = {descriptor.name: value for descriptor, value in message.ListFields()}
 
     def time(name: str, default: timedelta) -> timedelta:
-        if not message.HasField(name):
+        value = given.get(name)
+        if value is None:
             return default
-        value: Duration = getattr(message, name)
         if value.seconds > _LONGEST.total_seconds():
             raise InvalidArgument.field(f"{field}.{name}", f"is over {_LONGEST.days} days; give less")
-        return value.ToTimedelta()
+        span: timedelta = value.ToTimedelta()
+        return span
 
     policy = LeasePolicy(
         heartbeat_interval=time("heartbeat_interval", DEFAULT.heartbeat_interval),
@@ -51,7 +51,9 @@ def policy_of(message: queues_pb2.LeasePolicy, field: str = "spec.lease_policy")
         stop_grace=time("stop_grace", DEFAULT.stop_grace),
     )
     if policy.heartbeat_interval <= timedelta(0):
-        raise InvalidArgument.field(f"{field}.heartbeat_interval", "must be more than 0; leave it out for 5 s")
+        raise InvalidArgument.field(
+            f"{field}.heartbeat_interval", "must be more than 0; leave it out for 5 s"
+        )
     if policy.stop_grace < timedelta(0):
         raise InvalidArgument.field(f"{field}.stop_grace", "must not be negative; leave it out for 15 s")
     _ordered(policy, field, "heartbeat_interval", "disconnected_after")

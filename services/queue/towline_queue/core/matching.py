@@ -134,11 +134,11 @@ def match(
         for queue, servers in at_rank.items():
             left: list[WaitingRun] = []
             for run in by_queue[queue]:
-                room = _best(servers, run.shape)
-                if room is None:
+                best = _best(servers, run.shape)
+                if best is None:
                     left.append(run)
                 else:
-                    assignments.append(room.place(run))
+                    assignments.append(best.place(run))
             by_queue[queue] = left
     return assignments
 
@@ -149,9 +149,7 @@ def _best(rooms: Sequence[_Room], shape: int) -> _Room | None:
     return min(fitting, key=lambda room: (len(room.gpus), -room.slots), default=None)
 
 
-def _reserve(
-    rooms: Sequence[_Room], by_queue: dict[str, list[WaitingRun]], reserve_after: timedelta
-) -> None:
+def _reserve(rooms: Sequence[_Room], by_queue: dict[str, list[WaitingRun]], reserve_after: timedelta) -> None:
     heads: dict[tuple[int, str], WaitingRun] = {}
     for queue, runs in by_queue.items():
         for run in runs:  # in order, so the first of a priority is its head

@@ -16,6 +16,7 @@ __all__ = [
     "ReportAnswer",
     "Result",
     "Returned",
+    "SaidBy",
     "fold_progress",
 ]
 
@@ -103,12 +104,13 @@ class Report:
     def __bool__(self) -> bool:
         return bool(self.replies or self.progress or self.results or self.returned)
 
-    def extend(self, other: "Report") -> None:
-        """Add what the session said after this."""
-        self.replies.extend(other.replies)
-        self.progress.extend(other.progress)
-        self.results.extend(other.results)
-        self.returned.extend(other.returned)
+
+@dataclass(frozen=True)
+class SaidBy:
+    """A report and the agent that made it."""
+
+    agent: str
+    report: Report
 
 
 @dataclass(frozen=True)

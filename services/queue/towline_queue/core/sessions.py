@@ -83,14 +83,13 @@ class Inventory:
 
     Attributes:
         entries: One per lease.
-        complete: Whether what is not in it is gone from the node. An instance that is new to the agent's
-            name cannot speak for the one before it.
-        in_flight: Leases granted so lately that the agent may not have heard of them.
+        speaks_for: Leases that are gone from the node if no entry names them; None: all of the agent's.
+            An instance that is new to the name cannot speak for the one before it, and nobody for
+            a grant he may not have heard of.
     """
 
     entries: Sequence[InventoryEntry]
-    complete: bool
-    in_flight: Set[AttemptKey] = frozenset()
+    speaks_for: Set[AttemptKey] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def reconcile(
     missing = [
         lease
         for key, lease in held.items()
-        if inventory.complete and key not in adopted and key not in inventory.in_flight
+        if key not in adopted and (inventory.speaks_for is None or key in inventory.speaks_for)
     ]
     return Reconciliation(
         verdicts=verdicts,
@@ -177,6 +176,6 @@ def _verdict(
 
 
 def lease_set_digest(keys: Iterable[AttemptKey]) -> str:
-    """Compute Heartbeat.lease_set_digest: sha256, hex, of the sorted "lease_id:epoch\\n" lines."""
+    r"""Compute Heartbeat.lease_set_digest: sha256, hex, of the sorted "lease_id:epoch\n" lines."""
     lines = sorted(f"{lease_id(key)}:{key.epoch}\n" for key in keys)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

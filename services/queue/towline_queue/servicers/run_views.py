@@ -14,12 +14,16 @@ from towline_queue.core.transitions import State
 from towline_queue.storage import facts, run_records
 from towline_queue.storage.run_records import AttemptRecord, RunRecord
 
-__all__ = ["timestamp", "view", "views"]
+__all__ = ["placed", "timestamp", "view", "views"]
 
 
 async def view(connection: AsyncConnection, name: RunName) -> runs_pb2.Run:
     """Return a run as it is now, with its place in its queue; NotFound/RUN_NOT_FOUND if there is none."""
-    record = await run_records.get(connection, name)
+    return await placed(connection, await run_records.get(connection, name))
+
+
+async def placed(connection: AsyncConnection, record: RunRecord) -> runs_pb2.Run:
+    """Return a run with its place in its queue."""
     ahead = None
     if record.state is State.QUEUED:
         ahead = await facts.count_ahead(connection, record.queue, priority=record.priority, seq=record.seq)

@@ -119,7 +119,7 @@ def _filter(message: runs_pb2.RunFilter) -> RunFilter:
     elif message.job:
         names.job(message.job, "filter.job")
     for state in message.states:
-        if state not in set(State):
+        if state == runs_pb2.RUN_STATE_UNSPECIFIED or state not in runs_pb2.RunState.values():
             raise InvalidArgument.field("filter.states", f"{state} is no state of a run")
     for text in [message.author, *message.labels, *message.labels.values()]:
         if "\0" in text:

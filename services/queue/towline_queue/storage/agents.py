@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Row, and_, func, select, update
-from sqlalchemy.dialects.postgresql import array_agg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.errors import NotFound
@@ -47,7 +46,9 @@ class StoredAgent:
     runs: Sequence[str]
 
 
-_HELD: Final = select(array_agg(leases.c.run)).where(leases.c.agent == agents.c.name).scalar_subquery()
+_HELD: Final = func.array(
+    select(leases.c.run).where(leases.c.agent == agents.c.name).order_by(leases.c.run).scalar_subquery()
+)
 _REACHABLE: Final = and_(
     agents.c.session == sessions.c.id,
     sessions.c.seen_time + sessions.c.disconnected_after > func.clock_timestamp(),
@@ -57,7 +58,7 @@ _QUERY: Final = select(
     agents,
     func.coalesce(_REACHABLE, False).label("reachable"),
     sessions.c.seen_time,
-    func.coalesce(_HELD, []).label("runs"),
+    _HELD.label("runs"),
 ).select_from(
     agents.outerjoin(
         sessions, and_(sessions.c.agent == agents.c.name, sessions.c.epoch == agents.c.session_epoch)

@@ -83,8 +83,10 @@ async def finish(connection: AsyncConnection, results: Sequence[Result]) -> set[
     return {AttemptKey(row.run, row.epoch) for row in rows}
 
 
-async def finish_ids(connection: AsyncConnection, keys: Sequence[AttemptKey]) -> dict[AttemptKey, UUID | None]:
-    """Return the id of each attempt's committed result, None where there is none; unknown attempts are left out."""
+async def finish_ids(
+    connection: AsyncConnection, keys: Sequence[AttemptKey]
+) -> dict[AttemptKey, UUID | None]:
+    """Return the id of each attempt's committed result, None while there is none; unknown ones are missing."""
     rows = await connection.execute(
         select(attempts.c.run, attempts.c.epoch, attempts.c.finish_id).where(
             tuple_(attempts.c.run, attempts.c.epoch).in_(keys)

@@ -30,7 +30,7 @@ class Claimed:
 
 
 async def take(connection: AsyncConnection, lanes: Sequence[Lane]) -> list[WaitingRun]:
-    """Lock the first runs of each lane until the transaction ends, and look at those of lanes that take none."""
+    """Lock the first runs of each lane until the transaction ends; where none may be taken, only look."""
     taking = [lane for lane in lanes if lane.most]
     looking = [lane for lane in lanes if not lane.most]
     rows = list(

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towline.v1 import leases_pb2
 from towline_queue.core.explain import MOST_COUNTED, AgentFacts, QueueFacts
 from towline_queue.storage.statements import statement
-from towline_queue.storage.tables import queues, ready
+from towline_queue.storage.tables import ready
 
 __all__ = ["count_ahead", "queue_facts"]
 
@@ -20,10 +20,13 @@ async def queue_facts(connection: AsyncConnection, names: Collection[str]) -> di
     """Return the facts about each of the queues; those that are gone have no agents and are not paused."""
     if not names:
         return {}
-    query = select(queues.c.name).where(queues.c.name.in_(names), queues.c.paused)
-    paused = set((await connection.execute(query)).scalars())
+    paused: set[str] = set()
     agents: dict[str, list[AgentFacts]] = {name: [] for name in names}
     for row in (await connection.execute(_AGENTS, {"queues": list(names)})).all():
+        if row.paused:
+            paused.add(row.queue)
+        if row.capacity is None:  # nobody serves it
+            continue
         agents[row.queue].append(
             AgentFacts(
                 connected=row.connected,

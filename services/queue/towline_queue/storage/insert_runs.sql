@@ -22,10 +22,12 @@ WITH given AS (
         CAST(variables AS jsonb), spec, queue_spec, retry_of
     FROM given
     ORDER BY position
-    RETURNING name, queue, shape, priority, seq, state
+    RETURNING name, queue, shape, priority, seq, state, create_time
 ), made_ready AS (
     INSERT INTO queue.ready (queue, shape, priority, seq, run)
     SELECT queue, shape, priority, seq, name FROM made WHERE state = :queued
+), made_scheduled AS (
+    INSERT INTO queue.scheduled (run, due_time)
+    SELECT name, due_time FROM given WHERE state = :scheduled
 )
-INSERT INTO queue.scheduled (run, due_time)
-SELECT name, due_time FROM given WHERE state = :scheduled
+SELECT seq, create_time FROM made ORDER BY seq

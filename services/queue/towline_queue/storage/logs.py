@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline_queue.core.log_pieces import Piece, Standing, StreamKey, join_pieces
 from towline_queue.core.transitions import ACTIVE, TERMINAL
-from towline_queue.storage.runs import not_found
+from towline_queue.storage.run_records import not_found
 from towline_queue.storage.tables import attempts, log_chunks, log_streams, runs
 
 __all__ = ["AttemptLog", "RunLog", "append", "attempt_log", "read", "run_log"]

@@ -1,17 +1,20 @@
--- Agents that serve the queues, with what they hold; an agent that serves two of them comes twice.
+-- Queues and the agents that serve them, with what these hold. An agent that serves two queues comes
+-- twice; a queue that nobody serves comes once, with an agent of nulls.
 SELECT
     queue.name AS queue,
+    queue.paused,
     agents.capacity,
     cardinality(agents.gpus) AS gpus,
     agents.draining,
     coalesce(sessions.seen_time + sessions.disconnected_after > clock_timestamp(), false) AS connected,
     coalesce(held.slots, 0) AS busy_slots,
     coalesce(held.gpus, 0) AS busy_gpus
-FROM unnest(:queues) AS queue(name)
-JOIN queue.agents AS agents ON queue.name = ANY (agents.queues)
+FROM queue.queues AS queue
+LEFT JOIN queue.agents AS agents ON queue.name = ANY (agents.queues)
 LEFT JOIN queue.sessions AS sessions ON sessions.id = agents.session
 LEFT JOIN LATERAL (
     SELECT count(*) AS slots, sum(cardinality(leases.gpu_ids)) AS gpus
     FROM queue.leases AS leases
     WHERE leases.agent = agents.name
 ) AS held ON true
+WHERE queue.name = ANY (:queues)

@@ -1,6 +1,6 @@
 """Runs in PostgreSQL: what is known of them, for readers."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -8,12 +8,12 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towline.errors import NotFound
 from towline.names import RunName
 from towline_queue.core.transitions import ACTIVE, WAITING, State
-from towline_queue.storage.runs import not_found
 from towline_queue.storage.tables import attempts, leases, runs, scheduled, sessions
 
-__all__ = ["AttemptRecord", "RunFilter", "RunRecord", "get", "newest_first"]
+__all__ = ["AttemptRecord", "RunFilter", "RunRecord", "get", "newest_first", "not_found"]
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,21 @@ class RunRecord:
     priority: int
     shape: int
     state: State
-    cancel_requested: bool
-    state_detail: str
     job_version: str
     display_name: str
     author: str
-    labels: dict[str, str]
-    variables: dict[str, str]
+    labels: Mapping[str, str]
+    variables: Mapping[str, str]
     spec: bytes
-    failure: bytes | None
-    outputs: str
     retry_of: str
     create_time: datetime
-    end_time: datetime | None
     due_time: datetime | None
-    unreachable: bool
+    cancel_requested: bool = False
+    state_detail: str = ""
+    failure: bytes | None = None
+    outputs: str = ""
+    end_time: datetime | None = None
+    unreachable: bool = False
     attempts: list[AttemptRecord] = field(default_factory=list)
 
     @property
@@ -174,3 +174,12 @@ async def _with_attempts(connection: AsyncConnection, rows: Sequence[Row[Any]]) 
 def _record(row: Row[Any]) -> RunRecord:
     fields = {name: getattr(row, name) for name in RunRecord.__dataclass_fields__ if name != "attempts"}
     return RunRecord(**(fields | {"state": State(row.state)}))
+
+
+def not_found(name: str) -> NotFound:
+    """Make the error for a run that does not exist."""
+    return NotFound(
+        f"{name} does not exist; `towline run list` shows those that do",
+        reason="RUN_NOT_FOUND",
+        metadata={"run": name},
+    )

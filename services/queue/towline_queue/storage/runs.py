@@ -12,25 +12,27 @@ from typing import Final
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towline.errors import FailedPrecondition, NotFound, ResourceExhausted
+from towline.errors import FailedPrecondition, ResourceExhausted
 from towline.names import RunName
 from towline.v1 import runs_pb2
 from towline_queue.core.submission import NewRun
 from towline_queue.core.transitions import ACTIVE, CANCEL_WAITING, TERMINAL, WAITING, State
 from towline_queue.storage.queues import spec_digest
+from towline_queue.storage.run_records import RunRecord, not_found
 from towline_queue.storage.statements import statement
 from towline_queue.storage.tables import queue_specs, ready, runs, scheduled
 
-__all__ = ["cancel", "ended", "insert", "not_found"]
+__all__ = ["cancel", "ended", "insert"]
 
 _INSERT: Final = statement("insert_runs")
 # Each round that changes nothing means that somebody else moved the run in between.
 _CANCEL_ROUNDS: Final = 20
 
 
-async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> None:
-    """Store runs, waiting, in the order given; their queues are held by `queues.share_specs`."""
-    await connection.execute(
+async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> list[RunRecord]:
+    """Store runs, waiting, in the order given, and return them; `queues.share_specs` holds their queues."""
+    specs = [run.spec.SerializeToString(deterministic=True) for run in new]
+    stored = await connection.execute(
         _INSERT,
         {
             "names": [run.spec.run for run in new],
@@ -43,7 +45,7 @@ async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> None:
             "authors": [run.spec.author for run in new],
             "labels": [json.dumps(dict(run.labels)) for run in new],
             "variables": [json.dumps(dict(run.variables)) for run in new],
-            "specs": [run.spec.SerializeToString(deterministic=True) for run in new],
+            "specs": specs,
             "queue_specs": [spec_digest(run.queue_spec) for run in new],
             "retries_of": [run.retry_of for run in new],
             "due_times": [run.due for run in new],
@@ -51,6 +53,26 @@ async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> None:
             "scheduled": State.SCHEDULED,
         },
     )
+    return [
+        RunRecord(
+            name=RunName(run.spec.run),
+            seq=row.seq,
+            queue=run.spec.queue,
+            priority=run.priority,
+            shape=run.spec.docker.gpus,
+            state=run.state,
+            job_version=run.spec.job_version,
+            display_name=run.spec.display_name,
+            author=run.spec.author,
+            labels=run.labels,
+            variables=run.variables,
+            spec=spec,
+            retry_of=run.retry_of,
+            create_time=row.create_time,
+            due_time=run.due,
+        )
+        for run, spec, row in zip(new, specs, stored.all(), strict=True)
+    ]
 
 
 async def ended(connection: AsyncConnection, name: RunName) -> NewRun:
@@ -136,12 +158,3 @@ async def _request_cancel(connection: AsyncConnection, name: RunName) -> bool:
         update(runs).where(runs.c.name == name, runs.c.state.in_(ACTIVE)).values(cancel_requested=True)
     )
     return asked.rowcount == 1
-
-
-def not_found(name: str) -> NotFound:
-    """Make the error for a run that does not exist."""
-    return NotFound(
-        f"{name} does not exist; `towline run list` shows those that do",
-        reason="RUN_NOT_FOUND",
-        metadata={"run": name},
-    )

@@ -1,6 +1,6 @@
 """Sessions in PostgreSQL. Locks are taken in the order agents, sessions, runs, and then the rest."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from towline_queue.core.sessions import (
     CurrentSession,
     HeldLease,
     Inventory,
+    InventoryEntry,
     Reconciliation,
     admit,
     reconcile,
@@ -106,7 +107,7 @@ async def open_session(
     connection: AsyncConnection,
     session: UUID,
     newcomer: Newcomer,
-    inventory: Inventory,
+    entries: Sequence[InventoryEntry],
     policy: LeasePolicy,
 ) -> Opened:
     """Give an agent's name to a new session, which fences the one before it, and settle its leases.
@@ -144,8 +145,8 @@ async def open_session(
             ttl=policy.lost_after,
         )
     )
-    speaks_for_all = Inventory(inventory.entries, complete=same_instance, in_flight=inventory.in_flight)
-    reconciled = await reconcile_inventory(connection, session, newcomer.agent, speaks_for_all)
+    inventory = Inventory(entries, speaks_for=None if same_instance else frozenset())
+    reconciled = await reconcile_inventory(connection, session, newcomer.agent, inventory)
     return Opened(epoch, draining, reconciled)
 
 
@@ -161,9 +162,7 @@ async def _lock_agent(connection: AsyncConnection, newcomer: Newcomer) -> Row[An
         )
         .on_conflict_do_nothing()
     )
-    await connection.execute(
-        select(agents.c.name).where(agents.c.name == newcomer.agent).with_for_update()
-    )
+    await connection.execute(select(agents.c.name).where(agents.c.name == newcomer.agent).with_for_update())
     # Read after the lock is held: a statement that waits for it reads its joins as they were before.
     return (
         await connection.execute(
@@ -191,7 +190,7 @@ def _current(row: Row[Any]) -> CurrentSession | None:
 async def reconcile_inventory(
     connection: AsyncConnection, session: UUID, agent: str, inventory: Inventory
 ) -> Reconciled:
-    """Settle an agent's leases by what it holds: adopted ones become this session's, missing ones are over."""
+    """Settle an agent's leases by what it holds: some become this session's, missing ones are over."""
     entry_keys = [entry.key for entry in inventory.entries if entry.key is not None]
     held = await connection.execute(
         select(leases.c.run, leases.c.epoch, leases.c.accepted, runs.c.cancel_requested)
@@ -203,7 +202,9 @@ async def reconcile_inventory(
     held_leases = [
         HeldLease(AttemptKey(row.run, row.epoch), row.accepted, row.cancel_requested) for row in held
     ]
-    known = await connection.execute(select(runs.c.name).where(runs.c.name.in_({key.run for key in entry_keys})))
+    known = await connection.execute(
+        select(runs.c.name).where(runs.c.name.in_({key.run for key in entry_keys}))
+    )
     finished = await attempt_storage.finish_ids(connection, entry_keys)
     outcome = reconcile(
         inventory,
@@ -239,9 +240,7 @@ async def _adopt(connection: AsyncConnection, session: UUID, outcome: Reconcilia
         await attempt_storage.advance(connection, progress)
 
 
-async def renew(
-    connection: AsyncConnection, agent_of_session: dict[UUID, str]
-) -> dict[UUID, Renewal]:
+async def renew(connection: AsyncConnection, agent_of_session: dict[UUID, str]) -> dict[UUID, Renewal]:
     """Renew sessions and read their leases; a session that is left out has been superseded."""
     ids = list(agent_of_session)
     renewed = {

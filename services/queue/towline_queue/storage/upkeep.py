@@ -31,9 +31,7 @@ async def take_back_lost(connection: AsyncConnection, healthy_for: timedelta) ->
         healthy_for: How long sessions could have renewed without a break; those with a longer TTL are
             spared, for their silence may be this service's.
     """
-    rows = await connection.execute(
-        statement("upkeep_expired"), {"healthy_for": healthy_for, "most": _MOST}
-    )
+    rows = await connection.execute(statement("upkeep_expired"), {"healthy_for": healthy_for, "most": _MOST})
     details = {
         AttemptKey(row.run, row.epoch): f"{row.agent} was silent for over {row.ttl.total_seconds():g} s."
         for row in rows
@@ -47,7 +45,9 @@ async def take_back_unanswered(connection: AsyncConnection, reply_within: timede
         statement("upkeep_unanswered"), {"reply_within": reply_within, "most": _MOST}
     )
     details = {
-        AttemptKey(row.run, row.epoch): f"{row.agent} did not answer within {reply_within.total_seconds():g} s."
+        AttemptKey(
+            row.run, row.epoch
+        ): f"{row.agent} did not answer within {reply_within.total_seconds():g} s."
         for row in rows
     }
     if not details:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -18,6 +18,9 @@ from towline.errors import Internal, InvalidArgument, Unavailable
 from towline.rpc.channel import MAX_CHUNK_BYTES
 from towline_registry.core.digests import Digest, hex_digits, of
 
+if TYPE_CHECKING:  # obstore has these for type checkers alone
+    from obstore.store import ClientConfig, RetryConfig
+
 __all__ = ["BlobStore", "FolderBlobs", "ObjectBlobs", "open_blob_store"]
 
 # One request to the object store; memory of one transfer is a few of these.
@@ -26,6 +29,14 @@ _PARTS_AT_ONCE: Final = 4
 # S3 takes at most 10,000 parts of one object.
 _MAX_PARTS: Final = 9_000
 _REMOTE: Final = ("s3", "gs", "az")
+_CLIENT_OPTIONS: Final["ClientConfig"] = {
+    # Without an end to each request, a stalled one would hold its caller for good.
+    "connect_timeout": timedelta(seconds=5),
+    "timeout": timedelta(minutes=2),
+    # Whoever sets an http:// endpoint means it.
+    "allow_http": True,
+}
+_RETRIES: Final["RetryConfig"] = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 
 
 class BlobStore(Protocol):
@@ -107,8 +118,6 @@ class ObjectBlobs:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except (BaseError, OSError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise Unavailable(
@@ -147,14 +156,15 @@ class FolderBlobs(ObjectBlobs):
 
 
 async def open_blob_store(url: str) -> BlobStore:
-    """Open the store that BLOB_URL names, and ask it something to see that it answers.
+    """Open the store that BLOB_URL names and see that it takes bytes.
 
     Raises:
         InvalidArgument: The URL is none that is taken; reason INVALID_FIELD.
-        Unavailable: The folder cannot be made, or the store does not answer; reason BLOB_STORE_UNAVAILABLE.
+        Unavailable: The folder cannot be made, or the store takes nothing; reason BLOB_STORE_UNAVAILABLE.
     """
     store = _opened(url)
-    await store.size(of(b""))
+    # The empty blob: a missing bucket or a wrong key shows now and not at the first upload.
+    await store.put(of(b""), Path(os.devnull), 0)
     return store
 
 
@@ -164,15 +174,8 @@ def _opened(url: str) -> BlobStore:
         if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
             return FolderBlobs(Path(url2pathname(parts.path)))
         if parts.scheme in _REMOTE and parts.netloc:
-            return ObjectBlobs(
-                from_url(
-                    url,
-                    # Without an end to each request, a stalled one would hold its caller for good.
-                    client_options={"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=2)},
-                    retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=30)},
-                ),
-                url,
-            )
+            store = from_url(url, client_options=_CLIENT_OPTIONS, retry_config=_RETRIES)
+            return ObjectBlobs(store, url)
     except (BaseError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise Unavailable(

@@ -162,12 +162,7 @@ def upgrade() -> None:
             comment="name → JSON text",
         ),
         sa.Column("spec", sa.LargeBinary(), nullable=False, comment="towline.v1.LaunchSpec"),
-        sa.Column(
-            "queue_spec",
-            sa.LargeBinary(),
-            nullable=False,
-            comment="digest of the queue_specs row it was made with",
-        ),
+        sa.Column("queue_spec", sa.LargeBinary(), nullable=False, comment="digest in queue_specs"),
         sa.Column("failure", sa.LargeBinary(), nullable=True, comment="towline.v1.Failure"),
         sa.Column("outputs", sa.Text(), server_default="", nullable=False),
         sa.Column("retry_of", sa.Text(), server_default="", nullable=False),

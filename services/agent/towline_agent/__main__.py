@@ -1,0 +1,175 @@
+"""Start an agent: `python -m towline_agent`; see settings.py for its environment variables."""
+
+import asyncio
+import logging
+import platform
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+
+from towline.rpc.channel import open_channel
+from towline.service import process
+from towline.service.server import serving, stop_requested
+from towline.v1 import agent_pb2, agent_pb2_grpc, leases_pb2
+from towline_agent import gpus
+from towline_agent.attempts import Signal
+from towline_agent.builder import BuildSettings, DockerImages
+from towline_agent.core.capacity import Capacity
+from towline_agent.core.recipe import Indexes
+from towline_agent.engine import docker
+from towline_agent.engine.health import EngineHealth
+from towline_agent.journal import Identity, Journal, locked
+from towline_agent.keeping import OutputKeeper
+from towline_agent.local_service import AgentServicer
+from towline_agent.logs import LogPipe
+from towline_agent.node import Node, Parts
+from towline_agent.registry import Registry
+from towline_agent.runner import Runner, Tools
+from towline_agent.session import Sessions
+from towline_agent.settings import AgentSettings
+from towline_agent.sources import Sources
+from towline_agent.sweep import sweep
+
+_log = logging.getLogger("towline_agent")
+_LEAVE_S = 3.0
+
+
+class _Leave(Exception):
+    """The agent's work is over; ends the root group."""
+
+
+def main() -> int:
+    """Run an agent until it is told to stop; return the exit status."""
+    return process.run(AgentSettings, serve)
+
+
+async def serve(settings: AgentSettings) -> None:
+    """Run an agent until a signal, a drain's end, or an error that trying again cannot heal.
+
+    Raises:
+        TowlineError: Such an error, alone or in a group; containers are left alone.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(locked(settings.data_dir))
+        stop = await stack.enter_async_context(stop_requested())
+        engine = await stack.enter_async_context(docker.connecting(settings.docker_host))
+        to_queue = await stack.enter_async_context(open_channel(settings.queue_address))
+        to_registry = await stack.enter_async_context(open_channel(settings.registry_address))
+        try:
+            async with asyncio.TaskGroup() as root:
+                await _Agent(settings, engine, to_queue, to_registry, root).work(stop)
+                raise _Leave
+        except* _Leave:
+            pass
+
+
+class _Agent:
+    """All parts of an agent, wired."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        engine: docker.DockerEngine,
+        to_queue: grpc.aio.Channel,
+        to_registry: grpc.aio.Channel,
+        root: asyncio.TaskGroup,
+    ) -> None:
+        self._settings = settings
+        self._root = root
+        self._engine = engine
+        journal = Journal(settings.data_dir)
+        self._identity = journal.start()
+        self._changed = Signal()
+        self._health = EngineHealth(engine, self._engine_changed)
+        registry = Registry(to_registry, f"the registry at {settings.registry_address}")
+        queue = f"the queue service at {settings.queue_address}"
+        self._images = DockerImages(
+            engine, Sources(registry, journal.work, settings.git_protocols), _build_settings(settings)
+        )
+        self._logs = LogPipe(to_queue, queue)
+        keeper = OutputKeeper(engine, self._health, registry, journal.work)
+        tools = Tools(engine, self._health, self._images, self._logs, keeper)
+        found = gpus.find(settings.gpus)
+        capacity = Capacity(settings.slots or max(1, len(found)), found)
+        runner = Runner(tools, settings.agent_name)
+        self._node = Node(
+            Parts(capacity, journal, runner, self._health, self._changed), root, self._identity.starts
+        )
+        self._sessions = Sessions(
+            self._node, to_queue, queue, _introduction(settings, self._identity, capacity)
+        )
+
+    def _engine_changed(self) -> None:
+        self._node.capacity_changed()
+
+    async def work(self, stop: asyncio.Event) -> None:
+        """Work until told to stop; every task belongs to the root group."""
+        name = self._settings.agent_name
+        _log.info("%s serves %s", name, ", ".join(self._settings.queue_names))
+        async with serving(self._settings, self._register):
+            for part in (self._health.run(), self._logs.run(), self._node.watch_expiry(), self._sweep()):
+                self._root.create_task(part)
+            self._node.restore()
+            session = self._root.create_task(self._sessions.run())
+            waits = [
+                self._root.create_task(stop.wait()),
+                self._root.create_task(self._node.empty.wait()),
+            ]
+            await asyncio.wait([*waits, session], return_when=asyncio.FIRST_COMPLETED)
+            if session.done():
+                session.result()
+            held = len(list(self._node.attempts))
+            _log.info("leaving%s", f"; {held} runs go on and are taken up at the next start" if held else "")
+            self._sessions.leave()
+            await asyncio.wait([session], timeout=_LEAVE_S)
+
+    async def _sweep(self) -> None:
+        await self._sessions.welcomed.wait()
+        await sweep(self._engine, self._health, self._images, self._settings.agent_name, self._node.attempts)
+
+    def _register(self, server: grpc.aio.Server) -> list[str]:
+        servicer = AgentServicer(self._settings.agent_name, self._node, self._sessions, self._health)
+        agent_pb2_grpc.add_AgentServiceServicer_to_server(servicer, server)
+        return [agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name]
+
+
+def _build_settings(settings: AgentSettings) -> BuildSettings:
+    return BuildSettings(
+        agent=settings.agent_name,
+        base_images=settings.base_images,
+        indexes=Indexes(settings.build_index_url, settings.build_extra_index_urls),
+        ca_bundle=settings.build_ca_bundle,
+        network=settings.build_network,
+        cache_volume="" if settings.build_cache_volume == "-" else settings.build_cache_volume,
+    )
+
+
+def _introduction(
+    settings: AgentSettings, identity: Identity, capacity: Capacity
+) -> Callable[[], leases_pb2.Hello]:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    labels = {"os": platform.system(), "arch": platform.machine()} | settings.labels
+
+    def introduce() -> leases_pb2.Hello:
+        return leases_pb2.Hello(
+            agent=settings.agent_name,
+            instance_id=identity.instance_id,
+            boot_id=boot_id,
+            queues=settings.queue_names,
+            capacity=leases_pb2.Capacity(slots=capacity.slots),
+            gpus=capacity.gpus,
+            labels=labels,
+            version=version("towline"),
+            hostname=socket.gethostname(),
+        )
+
+    return introduce
+
+
+if __name__ == "__main__":
+    sys.exit(main())

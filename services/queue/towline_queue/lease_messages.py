@@ -1,0 +1,334 @@
+"""The lease protocol's messages, to and from the domain. Bounds are checked here, decisions are not made."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+
+from towline import names
+from towline.errors import InvalidArgument
+from towline.v1 import leases_pb2, runs_pb2
+from towline_queue.core.lease_ids import AttemptKey, lease_id, parse_lease_id
+from towline_queue.core.reports import FinishVerdict, Progress, Reply, Report, Result, Returned
+from towline_queue.core.sessions import InventoryEntry, VerdictKind
+from towline_queue.core.transitions import State
+from towline_queue.storage.claims import Claimed
+from towline_queue.storage.sessions import LiveLease, Newcomer
+
+__all__ = [
+    "Introduction",
+    "Said",
+    "cancel",
+    "confirms",
+    "duration",
+    "go_away",
+    "grants",
+    "inventory",
+    "read_finishes",
+    "read_hello",
+    "read_messages",
+    "verdicts",
+]
+
+_MOST_QUEUES: Final = 64
+_MOST_LABELS: Final = 64
+_MOST_GPUS: Final = 64
+_MOST_SLOTS: Final = 10_000
+_MOST_INVENTORY: Final = 10_000
+_LONGEST_WORD: Final = 256
+_LONGEST_TEXT: Final = 4096
+_LOG_TAIL: Final = 8 * 1024
+_GRANT_BYTES: Final = 4 * 1024 * 1024
+
+_PROGRESS: Final[frozenset[int]] = frozenset({State.PREPARING, State.RUNNING, State.STOPPING})
+_ENDS: Final = {
+    runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED: State.SUCCEEDED,
+    runs_pb2.ATTEMPT_OUTCOME_FAILED: State.FAILED,
+    runs_pb2.ATTEMPT_OUTCOME_CANCELLED: State.CANCELLED,
+}
+_VERDICTS: Final = {
+    VerdictKind.ADOPT: leases_pb2.VERDICT_ACTION_ADOPT,
+    VerdictKind.STOP_STALE: leases_pb2.VERDICT_ACTION_STOP_STALE,
+    VerdictKind.STOP_CANCELLED: leases_pb2.VERDICT_ACTION_STOP_CANCELLED,
+    VerdictKind.STOP_UNKNOWN: leases_pb2.VERDICT_ACTION_STOP_UNKNOWN,
+    VerdictKind.FINISH_CONFIRMED: leases_pb2.VERDICT_ACTION_FINISH_CONFIRMED,
+}
+_FINISH_VERDICTS: Final = {
+    FinishVerdict.OK: leases_pb2.FINISH_VERDICT_OK,
+    FinishVerdict.STALE_EPOCH: leases_pb2.FINISH_VERDICT_STALE_EPOCH,
+    FinishVerdict.DUPLICATE: leases_pb2.FINISH_VERDICT_DUPLICATE,
+}
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """A Hello that is well formed."""
+
+    newcomer: Newcomer
+    queues: tuple[str, ...]
+    gpus: int
+    inventory: list[InventoryEntry]
+
+
+@dataclass
+class Said:
+    """What an agent said in one or more messages, ready to be carried out in one go.
+
+    Attributes:
+        report: About attempts.
+        heartbeat: The newest one.
+        drain: Whether it takes no more runs.
+        unknown: Lease ids that the queue never made.
+    """
+
+    report: Report = field(default_factory=Report)
+    heartbeat: leases_pb2.Heartbeat | None = None
+    drain: bool = False
+    unknown: set[str] = field(default_factory=set)
+
+
+def read_hello(message: leases_pb2.StreamLeasesRequest) -> Introduction:
+    """Read a stream's first message.
+
+    Raises:
+        InvalidArgument: It is no Hello, or a field of it is wrong; it names the field.
+    """
+    if not message.HasField("hello"):
+        raise InvalidArgument.field("hello", "is missing; a stream begins with it")
+    hello = message.hello
+    agent = names.agent(hello.agent, "hello.agent")
+    served = tuple(dict.fromkeys(names.queue(queue, "hello.queues") for queue in hello.queues))
+    if not 1 <= len(served) <= _MOST_QUEUES:
+        raise InvalidArgument.field("hello.queues", f"name 1 to {_MOST_QUEUES} queues, not {len(served)}")
+    for name in ("instance_id", "boot_id"):
+        if not getattr(hello, name):
+            raise InvalidArgument.field(f"hello.{name}", "is empty; send an id")
+    for name in ("instance_id", "boot_id", "hostname", "version"):
+        if len(getattr(hello, name)) > _LONGEST_WORD:
+            raise InvalidArgument.field(f"hello.{name}", f"is over {_LONGEST_WORD} characters; shorten it")
+    if not 0 <= hello.capacity.slots <= _MOST_SLOTS:
+        raise InvalidArgument.field("hello.capacity.slots", f"must be 0 to {_MOST_SLOTS}")
+    gpus = [_gpu(gpu) for gpu in hello.gpus]
+    if len({gpu.id for gpu in gpus}) != len(gpus) or len(gpus) > _MOST_GPUS:
+        raise InvalidArgument.field("hello.gpus", f"give each GPU once, at most {_MOST_GPUS}")
+    if len(hello.inventory) > _MOST_INVENTORY:
+        raise InvalidArgument.field("hello.inventory", f"is over {_MOST_INVENTORY} entries")
+    facts = {
+        "hostname": _clean(hello.hostname),
+        "version": _clean(hello.version),
+        "queues": list(served),
+        "capacity": hello.capacity.SerializeToString(),
+        "gpus": [gpu.SerializeToString() for gpu in gpus],
+        "labels": _labels(hello.labels),
+    }
+    newcomer = Newcomer(
+        agent=agent,
+        instance_id=_clean(hello.instance_id),
+        boot_id=_clean(hello.boot_id),
+        fresh=not hello.session_id,
+        facts=facts,
+    )
+    return Introduction(newcomer, served, len(gpus), inventory(hello.inventory))
+
+
+def _gpu(gpu: leases_pb2.Gpu) -> leases_pb2.Gpu:
+    # Ids travel joined by commas into the database, and become arguments of the container engine.
+    if not 1 <= len(gpu.id) <= _LONGEST_WORD or "," in gpu.id or not gpu.id.isprintable():
+        raise InvalidArgument.field("hello.gpus.id", f"{gpu.id!r} is no GPU UUID")
+    return gpu
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    if len(labels) > _MOST_LABELS or any(
+        len(word) > _LONGEST_WORD for pair in labels.items() for word in pair
+    ):
+        raise InvalidArgument.field(
+            "hello.labels",
+            f"give at most {_MOST_LABELS}, each key and value at most {_LONGEST_WORD} characters",
+        )
+    return {_clean(key): _clean(value) for key, value in labels.items()}
+
+
+def inventory(entries: Iterable[leases_pb2.InventoryEntry]) -> list[InventoryEntry]:
+    """Read an inventory; a state that an attempt cannot be in counts as LEASED."""
+    return [
+        InventoryEntry(
+            lease_id=entry.lease_id,
+            epoch=entry.epoch,
+            key=parse_lease_id(entry.lease_id, entry.epoch),
+            state=State(entry.state) if entry.state in _PROGRESS else State.LEASED,
+        )
+        for entry in entries
+    ]
+
+
+def read_messages(messages: Sequence[leases_pb2.StreamLeasesRequest]) -> Said:
+    """Read messages that follow the first one.
+
+    Raises:
+        InvalidArgument: A field is wrong; it names the field.
+    """
+    said = Said()
+    for message in messages:
+        if message.HasField("hello"):
+            raise InvalidArgument.field("hello", "came twice; a stream has one, at its beginning")
+        for reply in message.grant_replies:
+            if key := _key(reply, said):
+                said.report.replies.append(Reply(key, reply.accepted, _clean(reply.reason)))
+        for event in message.run_events:
+            if event.state not in _PROGRESS:
+                raise InvalidArgument.field("run_events.state", "must be PREPARING, RUNNING or STOPPING")
+            if key := _key(event, said):
+                said.report.progress.append(_progress(key, event))
+        said.report.results.extend(read_finishes(message.finishes))
+        for release in message.releases:
+            if key := _key(release, said):
+                said.report.returned.append(Returned(key, _clean(release.reason)))
+        if message.HasField("heartbeat"):
+            said.heartbeat = _keep_inventory(said.heartbeat, message.heartbeat)
+        said.drain |= message.HasField("drain")
+    return said
+
+
+def _key(
+    message: leases_pb2.GrantReply | leases_pb2.RunEvent | leases_pb2.Release, said: Said
+) -> AttemptKey | None:
+    key = parse_lease_id(message.lease_id, message.epoch)
+    if key is None:
+        said.unknown.add(message.lease_id)
+    return key
+
+
+def _keep_inventory(before: leases_pb2.Heartbeat | None, newer: leases_pb2.Heartbeat) -> leases_pb2.Heartbeat:
+    """Take the newer of two heartbeats, but not without an inventory that only the older one has."""
+    if before is not None and before.has_inventory and not newer.has_inventory:
+        newer.has_inventory = True
+        newer.inventory.extend(before.inventory)
+    return newer
+
+
+def _progress(key: AttemptKey, event: leases_pb2.RunEvent) -> Progress:
+    return Progress(
+        key=key,
+        event_seq=event.event_seq,
+        state=State(event.state),
+        detail=_clean(event.detail),
+        image_outcome=event.image_outcome,
+        image_id=_clean(event.image_id),
+    )
+
+
+def read_finishes(finishes: Iterable[leases_pb2.Finish]) -> list[Result]:
+    """Read results.
+
+    Raises:
+        InvalidArgument: A finish_id is no UUID, or an outcome is none that an agent may report.
+    """
+    return [_result(finish) for finish in finishes]
+
+
+def _result(finish: leases_pb2.Finish) -> Result:
+    try:
+        finish_id = UUID(finish.finish_id)
+    except ValueError:
+        raise InvalidArgument.field("finishes.finish_id", f"{finish.finish_id!r} is not a UUID") from None
+    result = finish.result
+    if result.outcome not in _ENDS:
+        raise InvalidArgument.field("finishes.result.outcome", "must be SUCCEEDED, FAILED or CANCELLED")
+    return Result(
+        key=parse_lease_id(finish.lease_id, finish.epoch),
+        finish_id=finish_id,
+        state=_ENDS[result.outcome],
+        outcome=result.outcome,
+        exit_code=result.exit_code if result.HasField("exit_code") else None,
+        failure=_failure(result),
+        outputs=_clean(result.outputs),
+    )
+
+
+def _failure(result: leases_pb2.AttemptResult) -> bytes | None:
+    if result.outcome == runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED:
+        return None
+    failure = runs_pb2.Failure()
+    failure.CopyFrom(result.failure)
+    if not result.HasField("failure"):
+        failure.cause = runs_pb2.FAILURE_CAUSE_CONTROL_PLANE
+        failure.message = "The agent gave no reason."
+    failure.log_tail = failure.log_tail.encode()[-_LOG_TAIL:].decode(errors="ignore")
+    return failure.SerializeToString()
+
+
+def _clean(text: str) -> str:
+    """Make text fit to store: PostgreSQL has no NUL characters, people read no novels."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:_LONGEST_TEXT]
+
+
+def verdicts(pairs: Iterable[tuple[InventoryEntry, VerdictKind]]) -> list[leases_pb2.Verdict]:
+    """Write the verdicts on an inventory."""
+    return [
+        leases_pb2.Verdict(lease_id=entry.lease_id, epoch=entry.epoch, action=_VERDICTS[verdict])
+        for entry, verdict in pairs
+    ]
+
+
+def confirms(results: Iterable[tuple[UUID, FinishVerdict]]) -> list[leases_pb2.Confirm]:
+    """Write the answers to results."""
+    return [
+        leases_pb2.Confirm(finish_id=str(finish_id), verdict=_FINISH_VERDICTS[verdict])
+        for finish_id, verdict in results
+    ]
+
+
+def cancel(lease: LiveLease) -> leases_pb2.Cancel:
+    """Write the request to stop a run, whose spec tells the grace."""
+    spec = runs_pb2.LaunchSpec.FromString(lease.spec or b"")
+    return leases_pb2.Cancel(lease_id=lease_id(lease.key), epoch=lease.key.epoch, grace=spec.stop_grace)
+
+
+@dataclass(frozen=True)
+class NewLease:
+    """A claimed run with what its grant adds."""
+
+    claimed: Claimed
+    gpu_ids: tuple[str, ...]
+    grant_seq: int
+
+
+def grants(leases: Iterable[NewLease], ttl: timedelta) -> Iterator[leases_pb2.StreamLeasesResponse]:
+    """Write new leases, in messages that stay well below the largest a channel takes."""
+    response, size = leases_pb2.StreamLeasesResponse(), 0
+    for lease in leases:
+        claimed = lease.claimed
+        grant = leases_pb2.Grant(
+            lease_id=lease_id(claimed.key),
+            epoch=claimed.key.epoch,
+            attempt=claimed.number,
+            ttl=duration(ttl),
+            spec=runs_pb2.LaunchSpec.FromString(claimed.spec),
+            gpu_ids=lease.gpu_ids,
+            grant_seq=lease.grant_seq,
+        )
+        if response.grants and size + grant.ByteSize() > _GRANT_BYTES:
+            yield response
+            response, size = leases_pb2.StreamLeasesResponse(), 0
+        response.grants.append(grant)
+        size += grant.ByteSize()
+    if response.grants:
+        yield response
+
+
+def go_away(reason: str, *, reconnect_after: timedelta, jitter: timedelta) -> leases_pb2.GoAway:
+    """Write the last word of a session."""
+    return leases_pb2.GoAway(
+        reconnect_after=duration(reconnect_after), jitter=duration(jitter), reason=reason
+    )
+
+
+def duration(value: timedelta) -> Duration:
+    """Write a time span."""
+    message = Duration()
+    message.FromTimedelta(value)
+    return message

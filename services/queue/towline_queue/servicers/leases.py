@@ -1,0 +1,98 @@
+"""LeaseService over gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, Final
+
+from towline.errors import InvalidArgument
+from towline.v1 import leases_pb2, leases_pb2_grpc
+from towline_queue import lease_messages
+from towline_queue.connections import Identity, Session
+from towline_queue.core.reports import Report
+from towline_queue.lease_messages import Introduction
+from towline_queue.leasing import Leasing
+from towline_queue.session_desk import OpenSession
+from towline_queue.session_stream import SessionStream, Stream
+
+__all__ = ["LeaseServicer"]
+
+_HELLO_WITHIN: Final = timedelta(seconds=10)
+_MOST_FINISHES: Final = 1000
+
+
+class LeaseServicer(leases_pb2_grpc.LeaseServiceServicer):
+    """Serves agents.
+
+    Args:
+        leasing: What sessions need.
+    """
+
+    def __init__(self, leasing: Leasing) -> None:
+        self._leasing = leasing
+
+    async def StreamLeases(  # type: ignore[override]  # a coroutine that writes itself, not a generator
+        self, request_iterator: AsyncIterator[leases_pb2.StreamLeasesRequest], context: Stream
+    ) -> None:
+        """Serve one agent session, see the proto."""
+        leasing = self._leasing
+        introduction = lease_messages.read_hello(await _first(request_iterator))
+        leasing.check_running()
+        opened = await leasing.desk.open(introduction.newcomer, introduction.queues, introduction.inventory)
+        session = _session(introduction, opened)
+        session.send(_welcome(opened))
+        session.drain_told = opened.opened.draining
+        leasing.admit(session)
+        try:
+            await SessionStream(session, leasing.desk, leasing.signals).serve(request_iterator, context)
+        finally:
+            leasing.connections.remove(session)
+
+    async def FinishLeases(
+        self, request: leases_pb2.FinishLeasesRequest, context: Any
+    ) -> leases_pb2.FinishLeasesResponse:
+        """Commit results without a session, see the proto."""
+        if len(request.finishes) > _MOST_FINISHES:
+            raise InvalidArgument.field("finishes", f"are {len(request.finishes)}, at most {_MOST_FINISHES}")
+        results = lease_messages.read_finishes(request.finishes)
+        if not results:
+            return leases_pb2.FinishLeasesResponse()
+        answer = await self._leasing.desk.report("an agent", Report(results=results))
+        return leases_pb2.FinishLeasesResponse(confirms=lease_messages.confirms(answer.results))
+
+
+async def _first(requests: AsyncIterator[leases_pb2.StreamLeasesRequest]) -> leases_pb2.StreamLeasesRequest:
+    try:
+        async with asyncio.timeout(_HELLO_WITHIN.total_seconds()):
+            async for message in requests:
+                return message
+    except TimeoutError:
+        pass
+    raise InvalidArgument.field("hello", f"did not come within {_HELLO_WITHIN.total_seconds():g} s")
+
+
+def _session(introduction: Introduction, opened: OpenSession) -> Session:
+    identity = Identity(
+        id=opened.id,
+        agent=introduction.newcomer.agent,
+        epoch=opened.opened.epoch,
+        queues=introduction.queues,
+        total_gpus=introduction.gpus,
+        policy=opened.policy,
+    )
+    return Session(identity, set(opened.opened.reconciled.outcome.adopted))
+
+
+def _welcome(opened: OpenSession) -> leases_pb2.StreamLeasesResponse:
+    response = leases_pb2.StreamLeasesResponse(
+        welcome=leases_pb2.Welcome(
+            session_id=str(opened.id),
+            session_epoch=opened.opened.epoch,
+            ttl=lease_messages.duration(opened.policy.lost_after),
+            heartbeat_interval=lease_messages.duration(opened.policy.heartbeat_interval),
+            verdicts=lease_messages.verdicts(opened.opened.reconciled.outcome.verdicts),
+        )
+    )
+    if opened.opened.draining:
+        response.drain.SetInParent()
+    return response

@@ -1,0 +1,252 @@
+"""The Engine port's contract, on a real Docker Engine."""
+
+import asyncio
+import io
+import tarfile
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from towline.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from towline_agent import tars
+from towline_agent.core.containers import LOG_CONFIG
+from towline_agent.engine.docker import DockerEngine, connecting
+from towline_agent.engine.port import ContainerId, ContainerState, Engine
+from towline_testing.engine import base_image, image_id, volumes
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    async with connecting(None) as connected:
+        yield connected
+
+
+class Made:
+    """Makes containers and removes them at the end."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.names: list[str] = []
+
+    async def __call__(self, *command: str, **host: Any) -> ContainerId:
+        self.names.append(f"towline-test-{uuid4().hex}")
+        config = {
+            "Image": base_image(),
+            "Entrypoint": list(command),
+            "Cmd": [],
+            "Labels": {"towline.test": self.names[0]},
+            "HostConfig": {"Init": True, "LogConfig": LOG_CONFIG} | host,
+        }
+        return await self.engine.create(self.names[-1], config)
+
+    async def python(self, program: str, **host: Any) -> ContainerId:
+        container = await self("python3", "-c", program, **host)
+        await self.engine.start(container)
+        return container
+
+
+@pytest.fixture
+async def made(engine: Engine) -> AsyncIterator[Made]:
+    maker = Made(engine)
+    yield maker
+    for name in maker.names:
+        await engine.remove(name)
+
+
+async def read(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
+
+
+async def test_it_answers(engine: Engine) -> None:
+    assert (await engine.ping()).startswith("Docker ")
+
+
+async def test_images_are_found_by_reference_and_by_id(engine: Engine) -> None:
+    facts = await engine.image(base_image())
+    assert facts and facts.id == image_id(base_image())
+    assert any(entry.startswith("PATH=") for entry in facts.environment)
+    assert await engine.image(facts.id) == facts
+    assert await engine.image("towline/absent:never") is None
+
+
+async def test_an_image_that_no_registry_has_is_not_found(engine: Engine) -> None:
+    with pytest.raises(NotFound) as caught:
+        await engine.pull("localhost:1/absent:never", lambda _line: None)
+    assert caught.value.reason == "IMAGE_NOT_FOUND"
+    assert "localhost:1" in caught.value.message
+
+
+async def test_a_reference_that_is_none_is_refused(engine: Engine) -> None:
+    with pytest.raises(InvalidArgument):
+        await engine.pull("Not A Reference", lambda _line: None)
+
+
+async def test_a_container_goes_from_created_to_running_to_ended(engine: Engine, made: Made) -> None:
+    container = await made("python3", "-c", "import time; time.sleep(60)")
+    found = await engine.inspect(container)
+    assert found and found.state is ContainerState.CREATED and found.exit is None
+    await engine.start(container)
+    await engine.start(container)
+    found = await engine.inspect(made.names[0])
+    assert found and found.id == container and found.state is ContainerState.RUNNING
+    await engine.kill(container, "SIGTERM")
+    status = await engine.wait(container)
+    assert status.code == 128 + 15
+    found = await engine.inspect(container)
+    assert found and found.state is ContainerState.ENDED and found.exit == status
+    await engine.kill(container, "SIGKILL")
+
+
+async def test_exit_codes_are_read_again_after_the_end(engine: Engine, made: Made) -> None:
+    container = await made.python("raise SystemExit(7)")
+    assert (await engine.wait(container)).code == 7
+    assert (await engine.wait(container)).code == 7
+
+
+async def test_killed_for_memory_shows(engine: Engine, made: Made) -> None:
+    container = await made.python("b'x' * 10**9", Memory=64 * 2**20, MemorySwap=64 * 2**20)
+    status = await engine.wait(container)
+    assert status.oom_killed and status.code == 137
+
+
+async def test_names_are_taken_once(engine: Engine, made: Made) -> None:
+    await made("true")
+    with pytest.raises(AlreadyExists) as caught:
+        await engine.create(made.names[0], {"Image": base_image()})
+    assert caught.value.reason == "CONTAINER_EXISTS"
+
+
+async def test_a_container_of_an_absent_image_is_not_found(engine: Engine) -> None:
+    with pytest.raises(NotFound) as caught:
+        await engine.create(f"towline-test-{uuid4().hex}", {"Image": "towline/absent:never"})
+    assert caught.value.reason == "IMAGE_NOT_FOUND"
+
+
+async def test_a_wrong_configuration_is_refused(engine: Engine, made: Made) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await made("true", Mounts=[{"Type": "bind", "Source": "/absent-on-this-node", "Target": "/x"}])
+    assert caught.value.reason == "ENGINE_REFUSED"
+
+
+async def test_what_is_absent_is_told_or_left_so(engine: Engine) -> None:
+    absent = ContainerId("0" * 64)
+    assert await engine.inspect(absent) is None
+    await engine.kill(absent, "SIGTERM")
+    await engine.remove(absent)
+    await engine.remove_image("towline/absent:never")
+    for call in (engine.start(absent), engine.wait(absent), read(engine.logs(absent, follow=True))):
+        with pytest.raises(NotFound):
+            await call
+
+
+async def test_containers_are_found_by_all_their_labels(engine: Engine, made: Made) -> None:
+    one, two = await made("true"), await made("true")
+    found = await engine.containers({"towline.test": made.names[0]})
+    assert {container.id for container in found} == {one, two}
+    assert found[0].labels["towline.test"] == made.names[0]
+    assert not await engine.containers({"towline.test": made.names[0], "towline.other": "x"})
+
+
+async def test_archives_go_in_and_come_out_of_a_volume(engine: Engine, made: Made) -> None:
+    before = volumes()
+    container = await made(
+        "sh",
+        "-c",
+        "cat /towline/in > /towline/out/copy",
+        Mounts=[{"Type": "volume", "Target": "/towline"}],
+        ReadonlyRootfs=True,
+    )
+    entries = [tars.Entry("in", b"\x00\xff" * 100_000), tars.Entry("out", None, 0o777)]
+    await engine.put_archive(container, "/towline", tars.stream(entries))
+    await engine.start(container)
+    assert (await engine.wait(container)).code == 0
+    archive = await read(engine.get_archive(container, "/towline/out"))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as out:
+        assert out.getnames() == ["out", "out/copy"]
+        copied = out.extractfile("out/copy")
+        assert copied and copied.read() == b"\x00\xff" * 100_000
+    await engine.remove(container)
+    assert volumes() <= before
+
+
+PROGRAM_OUTPUT = (
+    bytes(range(256)) * 8,
+    b"\0" + b"x" * 100_000 + b"\n",
+    b"\xff\xfe text \r\n\n\n",
+    b"y" * 16384 + b"\n" + b"z" * 32768 + b"\n",
+    b"short\n" + b"w" * 16383 + b"\n",
+    b"no newline at the end",
+)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+async def test_logs_are_byte_exact(engine: Engine, made: Made, follow: bool) -> None:
+    program = f"import os\nfor piece in {PROGRAM_OUTPUT!r}: os.write(1, piece)"
+    container = await made("python3", "/program.py")
+    await engine.put_archive(container, "/", tars.stream([tars.Entry("program.py", program.encode())]))
+    await engine.start(container)
+    if not follow:
+        await engine.wait(container)
+    assert await read(engine.logs(container, follow=follow)) == b"".join(PROGRAM_OUTPUT)
+
+
+async def test_both_streams_are_in_the_order_written(engine: Engine, made: Made) -> None:
+    program = "import os, time\nfor i in range(20): os.write(1 + i % 2, b'%d\\n' % i); time.sleep(0.005)"
+    container = await made.python(program)
+    assert await read(engine.logs(container, follow=True)) == b"".join(b"%d\n" % i for i in range(20))
+
+
+async def test_followed_logs_come_while_it_runs(engine: Engine, made: Made) -> None:
+    container = await made.python("import time; print('first', flush=True); time.sleep(60)")
+    chunks = engine.logs(container, follow=True)
+    async with asyncio.timeout(10):
+        assert await anext(chunks) == b"first\n"
+    await chunks.aclose()
+    await engine.kill(container, "SIGKILL")
+
+
+async def test_a_large_log_is_whole(engine: Engine, made: Made) -> None:
+    container = await made.python("for i in range(200_000): print(f'{i:049}')")
+    log = await read(engine.logs(container, follow=True))
+    assert len(log) == 200_000 * 50
+    assert log.endswith(b"199999\n")
+
+
+async def test_committed_images_keep_files_and_configuration(engine: Engine, made: Made) -> None:
+    container = await made("sh", "-c", "echo kept > /kept")
+    await engine.start(container)
+    await engine.wait(container)
+    tag = f"towline/test:{uuid4().hex}"
+    config = {"Env": ["A=b"], "User": "1000:1000", "Entrypoint": [], "Cmd": ["cat", "/kept"]}
+    try:
+        assert await engine.commit(container, tag, config) == image_id(tag)
+        facts = await engine.image(tag)
+        assert facts and facts.user == "1000:1000" and "A=b" in facts.environment
+        made.names.append(f"towline-test-{uuid4().hex}")
+        reader = await engine.create(made.names[-1], {"Image": tag, "HostConfig": {"LogConfig": LOG_CONFIG}})
+        await engine.start(reader)
+        assert await read(engine.logs(reader, follow=True)) == b"kept\n"
+    finally:
+        for name in made.names:
+            await engine.remove(name)
+        await engine.remove_image(tag)
+    assert await engine.image(tag) is None
+
+
+async def test_an_engine_that_does_not_answer_is_unavailable() -> None:
+    async with connecting("unix:///absent/docker.sock") as absent:
+        for call in (absent.ping(), absent.image("x"), absent.inspect("x"), absent.remove("x")):
+            with pytest.raises(Unavailable) as caught:
+                await call
+            assert caught.value.reason == "ENGINE_UNAVAILABLE"
+        with pytest.raises(Unavailable):
+            await absent.pull("x", lambda _line: None)
+
+
+def test_the_adapter_is_the_port() -> None:
+    adapter: type[Engine] = DockerEngine
+    assert adapter

@@ -1,0 +1,358 @@
+"""Images: built on a real engine from sources in a real registry, reused, refused."""
+
+import asyncio
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
+from towline_agent.builder import BuildSettings, DockerImages, Ready
+from towline_agent.core.recipe import LABEL_BUILDER, Indexes
+from towline_agent.engine.docker import DockerEngine, connecting
+from towline_agent.registry import Registry as RegistryClient
+from towline_agent.sources import Sources
+from towline_testing.agent import code_spec, launch_spec
+from towline_testing.engine import base_image, containers, docker, image_id
+from towline_testing.postgres import PostgresServer, running_postgres
+from towline_testing.registry import Registry, digest_of, registry_service, registry_settings
+
+pytestmark = pytest.mark.docker
+
+BUILT, REUSED = runs_pb2.IMAGE_OUTCOME_BUILT, runs_pb2.IMAGE_OUTCOME_REUSED
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[PostgresServer]:
+    with running_postgres("18") as server:
+        yield server
+
+
+@pytest.fixture
+async def registry(database: PostgresServer, tmp_path: Path) -> AsyncIterator[Registry]:
+    name = f"agent_{uuid4().hex}"
+    database.psql(f"CREATE DATABASE {name}")
+    async with registry_service(registry_settings(database.url(name), tmp_path)) as service:
+        yield service
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[DockerEngine]:
+    base_image()
+    async with connecting(None) as connected:
+        yield connected
+
+
+class Log:
+    """A build log that is kept."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    async def write(self, data: bytes) -> None:
+        self.data += data
+
+
+class Builds:
+    """A builder with settings of a test's own; what it makes is removed at the end."""
+
+    def __init__(self, engine: DockerEngine, registry: Registry, work: Path) -> None:
+        work.mkdir()
+        self.engine, self.registry, self.work = engine, registry, work
+        self.name = f"agents/test-{uuid4().hex}"
+        self.log = Log()
+        self.told: list[str] = []
+        self.made: list[str] = []
+        self.indexes = Indexes()
+        self.base_images = ("towline/python:{version}", "python:{version}-slim")
+        self.images = self.builder()
+
+    def builder(self) -> DockerImages:
+        bundle = os.environ.get("SSL_CERT_FILE")
+        settings = BuildSettings(
+            agent=self.name,
+            base_images=self.base_images,
+            indexes=self.indexes,
+            ca_bundle=Path(bundle) if bundle else None,
+            cache_volume="towline-uv-cache",
+        )
+        client = RegistryClient(self.registry.channel, "the registry")
+        return DockerImages(self.engine, Sources(client, self.work, ("file",)), settings)
+
+    async def source(self, **files: str) -> tuple[str, int]:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, text in files.items():
+                member = tarfile.TarInfo(name.replace("__", "/").replace("_py", ".py"))
+                member.size = len(text)
+                archive.addfile(member, io.BytesIO(text.encode()))
+        await self.registry.upload(buffer.getvalue())
+        return digest_of(buffer.getvalue()), len(buffer.getvalue())
+
+    async def __call__(self, job: jobs_pb2.JobSpec, **options: object) -> Ready | leases_pb2.AttemptResult:
+        got = await self.images.ensure(launch_spec(job, **options), self.log, self.told.append)
+        if isinstance(got, Ready):
+            self.made.append(got.facts.id)
+        return got
+
+    def left_over(self) -> list[str]:
+        return [*containers(towline_builder=self.name), *self.work.iterdir()]
+
+
+@pytest.fixture
+async def builds(engine: DockerEngine, registry: Registry, tmp_path: Path) -> AsyncIterator[Builds]:
+    made = Builds(engine, registry, tmp_path / "work")
+    dangling = docker("images", "--quiet", "--filter=dangling=true").split()
+    yield made
+    assert not made.left_over()
+    assert set(docker("images", "--quiet", "--filter=dangling=true").split()) <= set(dangling)
+    for image in set(made.made):
+        docker("rmi", "--force", image)
+
+
+def unique() -> str:
+    """A program like no other, so that its image is not there yet."""
+    return f"print('{uuid4().hex}')\n"
+
+
+def run_in(image: str, *command: str) -> str:
+    return docker("run", "--rm", image, *command)
+
+
+async def test_an_image_is_built_once_and_then_reused(builds: Builds) -> None:
+    program = unique()
+    digest, size = await builds.source(main_py=program, pkg__mod_py="x = 1\n")
+    job = code_spec(digest, size, requirements=("six==1.17.0",))
+    first = await builds(job)
+    assert isinstance(first, Ready), (first, builds.log.data)
+    assert first.outcome == BUILT
+    second = await builds(job)
+    assert second == Ready(first.facts, REUSED)
+    image = first.facts.id
+    assert run_in(image, "cat", "main.py") == program.strip()
+    assert run_in(image, "python", "main.py") in program
+    assert run_in(image, "python", "-c", "import six, pkg.mod; print(six.__version__)") == "1.17.0"
+    assert run_in(image, "sh", "-c", "id -u; echo $HOME; pwd; which python").split() == [
+        "1000",
+        "/home/towline",
+        "/workspace",
+        "/opt/venv/bin/python",
+    ]
+    run_in(image, "sh", "-c", "touch /workspace/pkg/new /home/towline/new main.py")
+
+
+async def test_other_source_same_environment(builds: Builds) -> None:
+    requirements = ("six==1.17.0", "# like no other " + uuid4().hex)
+    one = await builds(code_spec(*await builds.source(main_py=unique()), requirements=requirements))
+    builds.log.data = b""
+    two = await builds(code_spec(*await builds.source(main_py=unique()), requirements=requirements[::-1]))
+    assert isinstance(one, Ready) and isinstance(two, Ready)
+    assert one.facts.id != two.facts.id and two.outcome == BUILT
+    assert b"requirements" not in builds.log.data, "the environment was installed again"
+
+
+async def test_asked_for_twice_at_once_it_is_built_once(builds: Builds) -> None:
+    job = code_spec(*await builds.source(main_py=unique()))
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(builds(job)) for _ in range(3)]
+    outcomes = [got.outcome for got in (task.result() for task in tasks) if isinstance(got, Ready)]
+    assert sorted(outcomes) == sorted([BUILT, REUSED, REUSED])
+    assert "waiting for another run that builds the same image" in builds.told
+
+
+async def test_a_requirement_that_does_not_exist_is_named(builds: Builds) -> None:
+    job = code_spec(*await builds.source(main_py=unique()), requirements=("towline-no-such-package==9.9",))
+    got = await builds(job)
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
+    assert "towline-no-such-package" in got.failure.message
+    assert "towline-no-such-package" in got.failure.log_tail
+    assert got.failure.log_tail.encode() in builds.log.data
+
+
+async def test_a_version_that_does_not_exist_is_named(builds: Builds) -> None:
+    job = code_spec(*await builds.source(main_py=unique()), requirements=("six==99.0",))
+    got = await builds(job)
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert "six==99.0" in got.failure.message
+
+
+async def test_a_line_that_is_no_requirement_is_told(builds: Builds) -> None:
+    job = code_spec(*await builds.source(main_py=unique()), requirements=("six ==== 1",))
+    got = await builds(job)
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
+    assert "six ==== 1" in got.failure.log_tail
+
+
+async def test_pins_that_contradict_each_other_are_installed_as_recorded(builds: Builds) -> None:
+    # requests 2.31 wants urllib3 < 3 and certifi; pip would have kept this environment.
+    pins = ("requests==2.31.0", "urllib3==1.20")
+    job = code_spec(*await builds.source(main_py=unique()), requirements=pins)
+    got = await builds(job)
+    assert isinstance(got, Ready), builds.log.data
+    installed = run_in(got.facts.id, "python", "-c", "import importlib.metadata as m; print(m.version('urllib3'))")
+    assert installed == "1.20"
+    assert b"installing exactly what is listed" in builds.log.data
+
+
+async def test_no_credentials_and_no_authorities_are_in_the_image_or_the_log(builds: Builds) -> None:
+    secret = f"s3cret{uuid4().hex}"
+    builds.indexes = Indexes(extra=(f"https://user:{secret}@127.0.0.1:9/simple",))
+    builds.images = builds.builder()
+    job = code_spec(*await builds.source(main_py=unique()), requirements=("six==1.17.0",))
+    failed = await builds(job)
+    assert isinstance(failed, leases_pb2.AttemptResult), "nobody serves that index"
+    assert secret.encode() not in builds.log.data + failed.SerializeToString()
+    # Where nothing needs to be installed, an image comes of it.
+    got = await builds(code_spec(*await builds.source(main_py=unique())))
+    assert isinstance(got, Ready)
+    saved = subprocess.run(["docker", "save", got.facts.id], capture_output=True, check=True).stdout
+    assert secret.encode() not in saved
+    assert b"ca.pem" not in saved and b"uv.toml" not in saved
+    base = {line for line in run_in(base_image(), "ls", "-R", "/etc/ssl").splitlines()}
+    assert {line for line in run_in(got.facts.id, "ls", "-R", "/etc/ssl").splitlines()} <= base
+
+
+async def test_a_cancelled_build_leaves_nothing(builds: Builds) -> None:
+    requirements = ("scipy==1.14.1", "# like no other " + uuid4().hex)
+    job = code_spec(*await builds.source(main_py=unique()), requirements=requirements)
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(builds(job))
+            while not containers(towline_builder=builds.name):
+                await asyncio.sleep(0.01)
+            task.cancel()
+        await task
+    assert not builds.left_over()
+
+
+async def test_what_a_killed_agent_left_is_swept(builds: Builds, engine: DockerEngine) -> None:
+    await engine.create(
+        f"towline-build-{uuid4().hex}", {"Image": base_image(), "Labels": {LABEL_BUILDER: builds.name}}
+    )
+    await builds.images.sweep()
+    assert not builds.left_over()
+
+
+async def test_no_base_image_for_the_recorded_python(builds: Builds) -> None:
+    builds.base_images = ("localhost:1/python:{version}",)
+    builds.images = builds.builder()
+    got = await builds(code_spec(*await builds.source(main_py=unique())))
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_PULL
+    assert "Python 3.11" in got.failure.message and "localhost:1/python:3.11" in got.failure.message
+
+
+async def test_a_base_image_of_the_queue_without_that_python(builds: Builds) -> None:
+    job = code_spec(*await builds.source(main_py=unique()))
+    job.python.version = "3.4.1"
+    got = await builds(job, image=docker_pb2.DockerImageOptions(base_image=base_image()))
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
+    assert "3.4" in got.failure.log_tail
+
+
+@pytest.mark.parametrize(
+    ("member", "word"),
+    [("../evil", "'..'"), ("/etc/evil", "absolute")],
+)
+async def test_an_unsafe_source_is_refused_by_name(builds: Builds, member: str, word: str) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(member), io.BytesIO())
+    await builds.registry.upload(buffer.getvalue())
+    got = await builds(code_spec(digest_of(buffer.getvalue()), len(buffer.getvalue())))
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
+    assert member in got.failure.message and word in got.failure.message
+    assert member.encode() in builds.log.data
+
+
+async def test_a_source_of_another_size_than_recorded(builds: Builds) -> None:
+    digest, size = await builds.source(main_py=unique())
+    got = await builds(code_spec(digest, size - 512))
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert "size" in got.failure.message
+
+
+async def test_a_source_that_is_not_in_the_registry(builds: Builds) -> None:
+    got = await builds(code_spec("sha256:" + "0" * 64, 10))
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
+
+
+def commit(folder: Path, **files: str) -> str:
+    folder.mkdir()
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_py", ".py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    for command in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "x")):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
+    return head.stdout.strip()
+
+
+async def test_a_git_source(builds: Builds, tmp_path: Path) -> None:
+    head = commit(tmp_path / "repo", README="x", train__main_py="print('from git')\n")
+    job = jobs_pb2.JobSpec(
+        git=jobs_pb2.GitSource(remote=(tmp_path / "repo").as_uri(), commit=head, subfolder="train"),
+        entrypoint=("python", "main.py"),
+        python=jobs_pb2.PythonEnvironment(version="3.11"),
+    )
+    got = await builds(job)
+    assert isinstance(got, Ready), got
+    assert run_in(got.facts.id, "ls") == "main.py"
+
+
+async def test_a_commit_that_is_not_there(builds: Builds, tmp_path: Path) -> None:
+    commit(tmp_path / "repo", README="x")
+    source = jobs_pb2.GitSource(remote=(tmp_path / "repo").as_uri(), commit="1" * 40)
+    job = jobs_pb2.JobSpec(git=source, python=jobs_pb2.PythonEnvironment(version="3.11"))
+    got = await builds(job)
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert "111111111111" in got.failure.message
+
+
+async def test_a_protocol_that_is_not_allowed(builds: Builds) -> None:
+    source = jobs_pb2.GitSource(remote="ext::sh -c id", commit="1" * 40)
+    job = jobs_pb2.JobSpec(git=source, python=jobs_pb2.PythonEnvironment(version="3.11"))
+    got = await builds(job)
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert "not allowed" in got.failure.message
+
+
+async def test_image_jobs_use_what_is_there(builds: Builds) -> None:
+    got = await builds.images.ensure(
+        launch_spec(jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference=base_image()))),
+        builds.log,
+        builds.told.append,
+    )
+    assert isinstance(got, Ready)
+    assert got.outcome == REUSED and got.facts.id == image_id(base_image())
+
+
+@pytest.mark.parametrize(
+    ("policy", "reference", "word"),
+    [
+        (docker_pb2.PULL_POLICY_IF_NOT_PRESENT, "localhost:1/absent:x", "localhost:1"),
+        (docker_pb2.PULL_POLICY_NEVER, "localhost:1/absent:x", "NEVER"),
+        (docker_pb2.PULL_POLICY_ALWAYS, "towline/python:3.11", "towline/python:3.11"),
+        (docker_pb2.PULL_POLICY_IF_NOT_PRESENT, "Not A Reference", "invalid reference"),
+    ],
+)
+async def test_image_jobs_without_an_image_fail(
+    builds: Builds, policy: docker_pb2.PullPolicy.ValueType, reference: str, word: str
+) -> None:
+    job = jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference=reference))
+    got = await builds(job, image=docker_pb2.DockerImageOptions(pull_policy=policy))
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_PULL
+    assert reference in got.failure.message and word in got.failure.message

@@ -1,0 +1,160 @@
+"""What a training script imports, as it is in containers and where nothing can be recorded."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import towline
+from towline.runtime import SHIPPED
+from towline_testing.checkouts import SourceTree
+
+SDK = Path(towline.__file__).parents[1]
+
+
+@pytest.fixture
+def container(tmp_path):
+    """Run code with the files that are shipped into containers, and nothing else but the standard library."""
+    runtime = tmp_path / "runtime"
+    for file in SHIPPED:
+        (runtime / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(SDK / file, runtime / file)
+    (tmp_path / "config.json").write_text(json.dumps({"lr": 0.5, "model": {"width": 16}, "added": [1]}))
+
+    def run(code, **variables):
+        (tmp_path / "main.py").write_text(code)
+        return subprocess.run(
+            [sys.executable, "-S", "main.py"],
+            cwd=tmp_path,
+            env={
+                "PYTHONPATH": str(runtime),
+                "TOWLINE_CONFIG": str(tmp_path / "config.json"),
+                "TOWLINE_OUTPUTS": str(tmp_path / "out"),
+                "TOWLINE_RUN_NAME": "first",
+            }
+            | variables,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_top_module_imports_the_standard_library_only():
+    code = "import sys, towline; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import json, sys; sys.path.append({str(SDK)!r}); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    foreign = {name for name in json.loads(done.stdout) if not name.startswith("_")} - sys.stdlib_module_names
+    assert foreign == {"towline"}
+
+
+def test_in_a_container_the_submission_goes_over_the_defaults_and_nothing_is_recorded(container):
+    code = """
+import sys, towline
+with towline.init(job="x", config={"lr": 0.1, "model": {"width": 8, "depth": 2}}) as run:
+    (run.outputs / "metrics.json").write_text("{}")
+    print(run.config.lr, *run.config.model.values(), run.config.added, run.name, run.recorded)
+print([name for name in sys.modules if name in ("subprocess", "grpc", "google")])
+"""
+    done = container(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["0.5 16 2 [1] first False", "[]"]
+
+
+def test_outputs_go_where_the_agent_says(container, tmp_path):
+    container("import towline; (towline.init().outputs / 'a').write_text('x')")
+    assert (tmp_path / "out/a").read_text() == "x"
+
+
+@pytest.mark.parametrize("content", [None, "[1]", "{"])
+def test_parameters_that_cannot_be_read_are_an_error_in_a_container(container, tmp_path, content):
+    file = tmp_path / "broken.json"
+    if content:
+        file.write_text(content)
+    done = container("import towline; towline.init()", TOWLINE_CONFIG=str(file))
+    assert done.returncode == 1
+    assert "TOWLINE_CONFIG names" in done.stderr
+    assert str(file) in done.stderr
+
+
+def test_a_second_call_gives_the_same_run_and_another_config_is_refused(container):
+    code = """
+import towline
+from towline.errors import FailedPrecondition
+run = towline.init({"lr": 1})
+assert towline.init() is run and towline.init({"lr": 1}) is run
+try:
+    towline.init({"lr": 2})
+except FailedPrecondition as error:
+    print(error.reason)
+run.finish()
+assert towline.init({"lr": 2}) is not run
+"""
+    done = container(code)
+    assert (done.stdout, done.stderr) == ("RUN_STARTED\n", "")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return SourceTree(tmp_path)
+
+
+def test_without_services_the_program_runs_and_one_line_says_what_to_do(folder):
+    folder.write({"train.py": "import towline; print(towline.init({'lr': 0.1}).config.lr)"})
+    done = folder.python("train.py")
+    assert (done.returncode, done.stdout) == (0, "0.1\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("towline: not recorded: no Towline services are known here; run `towline up`")
+    assert not (folder.root / "towline-outputs").exists()
+
+
+def test_with_services_that_do_not_answer_the_program_runs_and_one_line_says_so(folder):
+    folder.write({"train.py": "import towline; towline.init(); raise SystemExit(3)"})
+    done = folder.python(
+        "train.py", TOWLINE_REGISTRY_ADDRESS="127.0.0.1:1", TOWLINE_QUEUE_ADDRESS="127.0.0.1:1"
+    )
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("towline: not recorded: the registry at 127.0.0.1:1 cannot be reached")
+
+
+@pytest.mark.parametrize("variables", [{"TOWLINE_RECORD": "0"}, {"TOWLINE_RECORD": "off"}, {"RANK": "1"}])
+def test_nothing_is_said_where_nothing_is_to_be_recorded(folder, variables):
+    folder.write({"train.py": "import towline; print(towline.init().recorded)"})
+    done = folder.python("train.py", **variables)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_record_false_records_nothing(folder):
+    folder.write({"train.py": "import towline; print(towline.init(record=False).recorded)"})
+    assert (done := folder.python("train.py")).stdout == "False\n"
+    assert done.stderr == ""
+
+
+def test_an_interactive_session_is_told_why_it_is_not_recorded(folder):
+    done = folder.python("-c", "import towline; print(towline.init().recorded)")
+    assert done.stdout == "False\n"
+    assert done.stderr.startswith("towline: not recorded: there is no script in an interactive session")
+
+
+def test_outputs_on_a_desktop_get_a_folder_per_run_and_settings_change_it(folder):
+    folder.write({"train.py": "import towline; print(towline.init(name='try 1', record=False).outputs)"})
+    made = Path(folder.python("train.py").stdout.strip())
+    assert made.parent == folder.root / "towline-outputs"
+    assert made.name.endswith("-try1")
+    assert (
+        Path(folder.python("train.py", TOWLINE_OUTPUTS_DIR="there").stdout.strip()).parent
+        == folder.root / "there"
+    )
+    assert folder.python("train.py", TOWLINE_OUTPUTS=str(folder.root / "o")).stdout.strip() == str(
+        folder.root / "o"
+    )

@@ -1,0 +1,48 @@
+"""The Docker Engine of the tests: its base image, and what a test may look for on it."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[3]
+PYTHON = "3.11"
+
+
+@cache
+def base_image() -> str:
+    """Return the reference of the base image; makes it where it is not there yet."""
+    reference = f"towline/python:{PYTHON}"
+    if not image_id(reference):
+        subprocess.run([REPOSITORY / "deploy/dev/base-image", "ensure", PYTHON], check=True)
+    return reference
+
+
+def docker(*arguments: str) -> str:
+    """Run the docker client and return what it prints."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def image_id(reference: str) -> str:
+    """Return an image's id, empty where it is not there."""
+    return docker("images", "--no-trunc", "--quiet", reference).partition("\n")[0]
+
+
+def containers(**labels: str) -> list[str]:
+    """Return ids of all containers, ended ones too, with labels such as towline_run="runs/x"."""
+    filters = [f"--filter=label={name.replace('_', '.')}={value}" for name, value in labels.items()]
+    return docker("ps", "--all", "--no-trunc", "--quiet", *filters).split()
+
+
+def inspect(container: str) -> Mapping[str, object]:
+    """Return what the engine tells about a container."""
+    found: Mapping[str, object] = json.loads(docker("inspect", container))[0]
+    return found
+
+
+def volumes() -> set[str]:
+    """Return the names of all volumes."""
+    return set(docker("volume", "ls", "--quiet").split())

@@ -1,0 +1,56 @@
+"""Wake-ups inside one process."""
+
+from datetime import timedelta
+
+from towline_queue.signals import Key, Signals, Topic
+
+NOW = timedelta(0)
+RUN = Key(Topic.RUN, "runs/a")
+
+
+async def test_an_announcement_wakes_who_watches_its_name_or_its_topic() -> None:
+    signals = Signals()
+    with (
+        signals.watching(RUN) as one,
+        signals.watching(Key(Topic.RUN)) as every,
+        signals.watching(Key(Topic.RUN, "runs/b"), Key(Topic.LOG, "runs/a")) as other,
+    ):
+        signals.run_changed("runs/a")
+        assert await one.wait()
+        assert await every.wait()
+        assert not await other.wait(NOW)
+        signals.log_grew("runs/a")
+        assert await other.wait()
+
+
+async def test_what_came_before_the_wait_counts_once() -> None:
+    signals = Signals()
+    with signals.watching(RUN) as watch:
+        for _ in range(5):
+            signals.run_changed("runs/a")
+        assert await watch.wait(NOW)
+        assert not await watch.wait(NOW)
+
+
+async def test_names_are_remembered_up_to_a_bound() -> None:
+    signals = Signals()
+    with signals.watching(Key(Topic.READY)) as watch:
+        signals.queue_ready("queues/a")
+        signals.queue_ready("queues/b")
+        assert watch.take_names() == {"queues/a", "queues/b"}
+        assert watch.take_names() == frozenset()
+        for number in range(5000):
+            signals.queue_ready(f"queues/{number}")
+        assert watch.take_names() is None
+        signals.queue_ready("queues/c")
+        assert watch.take_names() == {"queues/c"}
+
+
+async def test_nothing_is_kept_when_nobody_watches() -> None:
+    signals = Signals()
+    with signals.watching(RUN, Key(Topic.CANCEL)):
+        pass
+    signals.run_changed("runs/a")
+    signals.cancel_requested("runs/a")
+    with signals.watching(RUN, Key(Topic.CANCEL)) as watch:
+        assert not await watch.wait(NOW)

@@ -1,0 +1,80 @@
+"""Why a run waits; ids and pages."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from towline import names
+from towline.errors import InvalidArgument
+from towline_queue.core import pages
+from towline_queue.core.explain import MOST_COUNTED, AgentFacts, QueueFacts, explain_waiting
+from towline_queue.core.run_ids import run_names
+
+IDLE = AgentFacts(connected=True, draining=False, slots=2, gpus=2, busy_slots=0, busy_gpus=0)
+
+
+def agent(**facts: object) -> AgentFacts:
+    return AgentFacts(**(vars(IDLE) | facts))
+
+
+@pytest.mark.parametrize(
+    ("agents", "gpus", "why"),
+    [
+        ([], 0, "no agent serves this queue"),
+        ([IDLE], 4, "needs 4 GPUs, but the largest agent has 2"),
+        ([agent(gpus=0)], 1, "needs 1 GPU, but no agent of this queue has any"),
+        ([agent(connected=False)], 0, "none of the 1 agent of this queue is connected"),
+        ([agent(draining=True), agent(connected=False)], 0, "every connected agent of this queue is draining"),
+        ([agent(connected=False), agent(gpus=0)], 1, "no connected agent has room for 1 GPU"),
+        ([agent(slots=0)], 0, "no connected agent has a slot"),
+        ([agent(busy_slots=2), agent(busy_slots=2)], 0, "all 2 agents that could take it are busy"),
+        ([agent(busy_gpus=1), agent(gpus=0)], 2, "all 1 agent that could take it are busy"),
+        ([agent(busy_slots=2), IDLE], 2, "about to start"),
+    ],
+)
+def test_the_binding_constraint_is_named(agents: list[AgentFacts], gpus: int, why: str) -> None:
+    assert explain_waiting(QueueFacts(paused=False, agents=agents), gpus=gpus) == why
+
+
+def test_a_pause_and_a_time_come_before_everything_else() -> None:
+    paused = QueueFacts(paused=True, agents=[])
+    assert explain_waiting(paused, gpus=9) == "the queue is paused"
+    due = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+    assert explain_waiting(paused, gpus=9, due=due) == "scheduled until 2026-01-02T03:04:05+00:00"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "place"),
+    [(None, ""), (0, ""), (1, "; 1 run ahead"), (7, "; 7 runs ahead"), (MOST_COUNTED, "; at least 10000 runs ahead")],
+)
+def test_the_place_is_told(ahead: int | None, place: str) -> None:
+    assert explain_waiting(QueueFacts(True, []), gpus=0, ahead=ahead) == f"the queue is paused{place}"
+
+
+def test_run_names_sort_by_time_and_within_it_as_given() -> None:
+    early, late = run_names(1_700_000_000_000, [5, 2**40 - 1, 0]), run_names(1_700_000_000_001, [0])
+    made = [*early, *late]
+    assert made == sorted(made)
+    assert len(set(made)) == 4
+    assert all(names.run(name) and len(name) == len("runs/") + 18 for name in made)
+
+
+def test_a_token_leads_on_and_only_in_its_own_list() -> None:
+    token = pages.next_token(b"queue a", 17)
+    assert pages.page_start(b"queue a", token, int) == 17
+    assert pages.page_start(b"queue a", "", int) is None
+    with pytest.raises(InvalidArgument, match="another filter"):
+        pages.page_start(b"queue b", token, int)
+    for forged in ("x", "é", "e30", token[:-3], pages.next_token(b"queue a", "17")):
+        with pytest.raises(InvalidArgument, match="page_token"):
+            pages.page_start(b"queue a", forged, int)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, 50), (1, 1), (1000, 1000), (100_000, 1000)])
+def test_pages_are_bounded(asked: int, given: int) -> None:
+    assert pages.page_size(asked) == given
+
+
+def test_a_negative_page_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="page_size"):
+        pages.page_size(-1)

@@ -1,0 +1,91 @@
+"""How programs are started, and started again."""
+
+from pathlib import Path
+
+import pytest
+
+from towline.capture.entrypoint import Entrypoint, Program, entrypoint_of, job_name, parse_command
+from towline.errors import InvalidArgument
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "app").mkdir()
+    for script in ("train.py", "sub/eval.py", "app/__main__.py"):
+        (tmp_path / script).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("argv", "cwd", "command", "working_dir"),
+    [
+        (["python", "train.py", "--lr", "0.1"], ".", ("python", "train.py", "--lr", "0.1"), ""),
+        (["python3.12", "-u", "-X", "dev", "train.py"], ".", ("python", "-u", "-X", "dev", "train.py"), ""),
+        (["/usr/bin/python3", "-Werror", "train.py", "-m"], ".", ("python", "-Werror", "train.py", "-m"), ""),
+        (["python", "-m", "sub.eval", "-x"], ".", ("python", "-m", "sub.eval", "-x"), ""),
+        (["python", "-um", "sub.eval"], ".", ("python", "-u", "-m", "sub.eval"), ""),
+        (["python", "-msub.eval"], ".", ("python", "-m", "sub.eval"), ""),
+        (["python", "eval.py"], "sub", ("python", "eval.py"), "sub"),
+        (["python", "../train.py"], "sub", ("python", "../train.py"), "sub"),
+        (["python", "app"], ".", ("python", "app"), ""),
+    ],
+)
+def test_a_command_is_written_relative_to_its_tree(project, argv, cwd, command, working_dir):
+    interpreter, program = parse_command(argv, project / cwd)
+    assert interpreter == argv[0]
+    assert entrypoint_of(program, project) == Entrypoint(command, working_dir)
+
+
+def test_a_working_directory_outside_the_tree_becomes_its_root(project, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    _, program = parse_command(["python", str(project / "sub/eval.py")], elsewhere)
+    assert entrypoint_of(program, project) == Entrypoint(("python", "sub/eval.py"), "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["python", "nowhere.py"], "the script nowhere.py does not exist"),
+        (["python"], "names no script"),
+        (["python", "-c", "print()"], "names no script"),
+        (["python", "-"], "names no script"),
+        (["python", "-m"], "needs the name of a module"),
+        (["torchrun", "train.py"], "'torchrun' is no Python interpreter"),
+        (["./train.py"], "no Python interpreter"),
+        (["python", "sub"], "does not exist"),
+        ([], "there is none"),
+    ],
+)
+def test_what_starts_no_python_program_is_refused(project, argv, problem):
+    with pytest.raises(InvalidArgument, match=problem) as caught:
+        parse_command(argv, project)
+    assert caught.value.metadata == {"field": "command"}
+
+
+def test_a_script_outside_the_tree_is_refused(project, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with pytest.raises(InvalidArgument, match="lies outside the source tree"):
+        entrypoint_of(Program(project, script=project / "train.py"), elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("script", "module", "name"),
+    [
+        ("/home/ada/digits/train.py", None, "digits-train"),
+        ("/home/ada/digits/fit_digits.py", None, "fit_digits"),
+        ("/home/ada/my project/main.py", None, "my-project-main"),
+        ("/home/ada/app/__main__.py", None, "app"),
+        ("/train.py", None, "train"),
+        ("/home/ada/über/größe.py", None, "gr-e"),
+        ("/home/ada/…/….py", None, "job"),
+        (None, "package.train", "package.train"),
+    ],
+)
+def test_jobs_are_named_after_their_program(script, module, name):
+    program = Program(Path("/"), script=Path(script) if script else None, module=module)
+    assert job_name(program) == name
+
+
+def test_names_of_jobs_are_not_longer_than_allowed():
+    assert len(job_name(Program(Path("/"), script=Path(f"/{'a' * 200}.py")))) == 128
