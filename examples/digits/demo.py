@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -52,12 +53,12 @@ def main() -> None:
     os.environ["TOWLINE_DATA_DIR"] = str(DATA)
     with _towline_up():
         seconds, accuracy = _record(training_python)
-        job = _json("job", "list", lines=True)[0]["latest_version"]
+        (job,) = _json("job", "list")
         results = {name: _submit(name, overrides) for name, overrides in SUBMISSIONS.items()}
     _show(seconds, accuracy, results)
     print(
         json.dumps(
-            {"job": _short(job)} | {name: vars(result) for name, result in results.items()},
+            {"job": _short(job["latest_version"])} | {name: vars(result) for name, result in results.items()},
         )
     )
     if any(result.state != "SUCCEEDED" for result in results.values()):
@@ -126,10 +127,10 @@ def _submit(name: str, overrides: dict[str, float]) -> Result:
 
 
 def _show(seconds: float, accuracy: float, results: dict[str, Result]) -> None:
-    table = Table(title="digits-train", title_style="bold")
-    for heading in ("", "learning rate", "hidden units", "epochs", "image", "submit → running", "total"):
+    table = Table(title="digits-train", title_style="bold", box=box.SIMPLE_HEAD)
+    for heading in ("", "rate", "units", "epochs", "image", "to running", "total"):
         table.add_column(heading, justify="right" if heading else "left")
-    table.add_column("test accuracy", justify="right", style="green")
+    table.add_column("accuracy", justify="right", style="green")
     table.add_row("this machine", "0.001", "32", "10", "", "", f"{seconds:.2f} s", f"{accuracy:.4f}")
     for name, result in results.items():
         parameters = map(str, SUBMISSIONS[name].values())
@@ -159,9 +160,8 @@ def _say(step: str) -> None:
     console.print(f"[bold cyan]▸[/] {step}")
 
 
-def _json(*arguments: str, lines: bool = False) -> Any:
-    output = _towline(*arguments, "--json", capture=True).stdout
-    return [json.loads(line) for line in output.splitlines()] if lines else json.loads(output)
+def _json(*arguments: str) -> Any:
+    return json.loads(_towline(*arguments, "--json", capture=True).stdout)
 
 
 def _towline(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

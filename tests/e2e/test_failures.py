@@ -44,7 +44,7 @@ def test_out_of_memory(client: Client) -> None:
     run = finished(client, code_job(client, "hungry", hungry))
 
     assert run.failure.cause == runs_pb2.FAILURE_CAUSE_OOM
-    assert "1.0 GiB" in run.failure.message or "1 GiB" in run.failure.message
+    assert "1024 MiB" in run.failure.message
 
 
 def test_image_that_does_not_exist(client: Client) -> None:

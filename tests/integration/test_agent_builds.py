@@ -215,8 +215,9 @@ async def test_no_credentials_and_no_authorities_are_in_the_image_or_the_log(bui
     saved = subprocess.run(["docker", "save", got.facts.id], capture_output=True, check=True).stdout
     assert secret.encode() not in saved
     assert b"ca.pem" not in saved and b"uv.toml" not in saved
-    base = {line for line in run_in(base_image(), "ls", "-R", "/etc/ssl").splitlines()}
-    assert {line for line in run_in(got.facts.id, "ls", "-R", "/etc/ssl").splitlines()} <= base
+    authorities = ("find", "/etc/ssl/certs", "-type", "f", "-newer", "/opt/venv/pyvenv.cfg")
+    assert not run_in(got.facts.id, *authorities)
+    assert not run_in(got.facts.id, "find", "/towline")[len("/towline") :]
 
 
 async def test_a_cancelled_build_leaves_nothing(builds: Builds) -> None:

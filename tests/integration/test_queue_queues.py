@@ -110,12 +110,12 @@ async def test_queues_are_listed_by_name_page_by_page(queue: QueueService) -> No
     assert wrong == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
-@pytest.mark.parametrize("name", ["", "a", "queues/", "queues/A", "queues/-a", "queues/" + "a" * 64, "queues/a\n"])
-async def test_a_wrong_name_is_refused(queue: QueueService, name: str) -> None:
+async def test_a_wrong_name_is_refused(queue: QueueService) -> None:
     wrong = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
-    assert await refusal(queue.queues.CreateQueue(queues_pb2.CreateQueueRequest(name=name))) == wrong
-    assert await refusal(queue.queues.GetQueue(queues_pb2.GetQueueRequest(name=name))) == wrong
-    assert await refusal(queue.queues.DeleteQueue(queues_pb2.DeleteQueueRequest(name=name))) == wrong
+    for name in ("", "a", "queues/", "queues/A", "queues/-a", "queues/" + "a" * 64, "queues/a\n"):
+        assert await refusal(queue.queues.CreateQueue(queues_pb2.CreateQueueRequest(name=name))) == wrong
+        assert await refusal(queue.queues.GetQueue(queues_pb2.GetQueueRequest(name=name))) == wrong
+        assert await refusal(queue.queues.DeleteQueue(queues_pb2.DeleteQueueRequest(name=name))) == wrong
 
 
 async def test_a_wrong_spec_is_refused_with_everything_that_is_wrong(queue: QueueService) -> None:
@@ -137,9 +137,9 @@ async def test_a_wrong_spec_is_refused_with_everything_that_is_wrong(queue: Queu
     assert read.spec == spec()
 
 
-@pytest.mark.parametrize("method", ["UpdateQueue", "DeleteQueue", "PauseQueue", "ResumeQueue"])
-async def test_a_queue_that_is_not_there_is_said_so(queue: QueueService, method: str) -> None:
-    request = getattr(queues_pb2, f"{method}Request")(request_id=new_id(), name="queues/none")
-    error = await refusal(getattr(queue.queues, method)(request))
-    assert error == (grpc.StatusCode.NOT_FOUND, "QUEUE_NOT_FOUND")
-    assert error.metadata == {"queue": "queues/none"}
+async def test_a_queue_that_is_not_there_is_said_so(queue: QueueService) -> None:
+    for method in ("UpdateQueue", "DeleteQueue", "PauseQueue", "ResumeQueue"):
+        request = getattr(queues_pb2, f"{method}Request")(request_id=new_id(), name="queues/none")
+        error = await refusal(getattr(queue.queues, method)(request))
+        assert error == (grpc.StatusCode.NOT_FOUND, "QUEUE_NOT_FOUND")
+        assert error.metadata == {"queue": "queues/none"}

@@ -268,7 +268,7 @@ def test_starting_a_run_takes_no_time(project, variables):
         "import time, towline\nbegun = time.perf_counter()\nrun = towline.init({'lr': 1})\n"
         "print(time.perf_counter() - begun)\n"
     )
-    files = {f"pkg{number % 100}/m{number}.py": f"x = {number}" for number in range(3000)}
+    files = {f"pkg{number % 100}/m{number}.py": f"x = {number}" for number in range(1000)}
     project.commit(files | {"train.py": measure})
     begun = time.monotonic()
     done = project.python("train.py", **variables)

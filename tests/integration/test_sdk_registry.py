@@ -19,8 +19,13 @@ from towline_testing.registries import shared_registry
 
 
 @pytest.fixture(scope="module")
-def endpoints(postgres, tmp_path_factory):
-    with shared_registry(postgres, tmp_path_factory.mktemp("registry")) as endpoints:
+def registry_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def endpoints(postgres, registry_folder):
+    with shared_registry(postgres, registry_folder) as endpoints:
         yield endpoints
 
 
@@ -132,17 +137,37 @@ async def test_a_download_goes_on_with_what_an_earlier_one_left(client, tmp_path
     assert min(steps) > 2_000_000
 
 
-async def test_bytes_that_are_not_the_blob_are_refused_and_dropped(client, tmp_path):
+@pytest.mark.parametrize("left", ["all", "something else", "more"])
+async def test_a_download_is_right_whatever_an_earlier_one_left(client, tmp_path, left):
     data = os.urandom(3 * 1024 * 1024)
     digest = await client.blobs.upload(data)
     partial = tmp_path / f".{digest.removeprefix('sha256:')[:16]}.partial"
-    partial.write_bytes(b"something else")
+    partial.write_bytes({"all": data, "something else": b"something else", "more": data + b"more"}[left])
+    await client.blobs.download(digest, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data
+    assert not partial.exists()
+
+
+async def test_two_downloads_to_one_place_do_no_harm(client, tmp_path):
+    data = os.urandom(5 * 1024 * 1024)
+    digest = await client.blobs.upload(data)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(client.blobs.download(digest, tmp_path / "out"))
+    assert (tmp_path / "out").read_bytes() == data
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+async def test_bytes_that_are_not_the_blob_are_refused_and_dropped(client, registry_folder, tmp_path):
+    data = os.urandom(100_000)
+    digest = await client.blobs.upload(data)
+    files = [file for file in (registry_folder / "blobs").rglob("*") if file.is_file()]
+    (stored,) = [file for file in files if file.read_bytes() == data]
+    stored.write_bytes(bytes(len(data)))
     with pytest.raises(Aborted) as caught:
         await client.blobs.download(digest, tmp_path / "out")
     assert caught.value.reason == "DIGEST_MISMATCH"
     assert list(tmp_path.iterdir()) == []
-    await client.blobs.download(digest, tmp_path / "out")
-    assert (tmp_path / "out").read_bytes() == data
 
 
 async def test_a_file_that_shrinks_while_it_is_uploaded_is_an_error(client, tmp_path):

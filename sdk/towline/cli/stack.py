@@ -10,6 +10,7 @@ import typer
 from towline.cli import options, output
 from towline.cli.exit_codes import ExitCode
 from towline.errors import FailedPrecondition
+from towline.names import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,29 @@ def up(
 
     PostgreSQL, registry, queue and one agent, each its own process; Ctrl-C ends them in order.
     """
-    # What it checks itself it must be able to import.
+    _check_extras()
+    from towline.embedded.layout import Layout
+
+    layout = Layout.of(data_dir)
+    report = _reporter(as_json=json)
+    if detach:
+        from towline.embedded import detached
+
+        _welcome(layout, detached.start(layout, report), as_json=json, detached=True)
+        return
+
+    import asyncio
+
+    from towline.embedded.supervisor import supervise
+
+    def ready(summary: "Summary") -> None:
+        _welcome(layout, summary, as_json=json, detached=False)
+
+    asyncio.run(supervise(layout, report, ready))
+
+
+def _check_extras() -> None:
+    """Check what the supervisor itself must be able to import; it checks what the services need."""
     missing = [module for module in ("grpc_health", "aiodocker") if find_spec(module) is None]
     if missing:
         raise FailedPrecondition(
@@ -40,22 +63,6 @@ def up(
             "pip install 'towline[embedded]'",
             reason="EXTRA_MISSING",
         )
-    import asyncio
-
-    from towline.embedded import detached
-    from towline.embedded.layout import Layout
-    from towline.embedded.supervisor import supervise
-
-    layout = Layout.of(data_dir)
-    report = _reporter(as_json=json)
-    if detach:
-        _welcome(layout, detached.start(layout, report), as_json=json, detached=True)
-        return
-
-    def ready(summary: "Summary") -> None:
-        _welcome(layout, summary, as_json=json, detached=False)
-
-    asyncio.run(supervise(layout, report, ready))
 
 
 def down(data_dir: options.DataDir = None, json: options.Json = False) -> None:
@@ -139,7 +146,8 @@ def _welcome(layout: "Layout", summary: "Summary", *, as_json: bool, detached: b
     rows = [
         ("registry", summary.addresses["registry"]),
         ("queue", summary.addresses["queue"]),
-        ("agent", f"{summary.agent.removeprefix('agents/')}: {summary.slots} runs at once, {gpus}"),
+        ("agent", f"{short(summary.agent)}: {summary.slots} at once, {gpus}"),
+        *([("", f"not connected: {summary.agent_problem}")] if summary.agent_problem else []),
         ("engine", engine),
         ("data", f"{summary.data_dir} (logs in {layout.logs.name}/)"),
         *elsewhere,

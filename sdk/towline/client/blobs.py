@@ -15,7 +15,14 @@ import grpc
 from towline.client import digests
 from towline.client.calls import Backoff, Service, new_request_id
 from towline.client.digests import Measured
-from towline.errors import Aborted, DeadlineExceeded, FailedPrecondition, TowlineError, Unavailable
+from towline.errors import (
+    Aborted,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    TowlineError,
+    Unavailable,
+)
 from towline.rpc.channel import MAX_CHUNK_BYTES
 from towline.v1 import artifacts_pb2
 from towline.v1.artifacts_pb2_grpc import BlobServiceStub
@@ -128,7 +135,7 @@ class Blobs:
     async def download(self, digest: str, to: Path, progress: Progress | None = None) -> None:
         """Write a blob to the file `to`, which is there only once it is whole and its digest was checked.
 
-        What an earlier attempt left next to `to` is gone on with.
+        What an earlier attempt left next to `to` is gone on with, unless it turns out to be something else.
 
         Raises:
             Aborted: The bytes do not have the digest; reason DIGEST_MISMATCH.
@@ -138,20 +145,32 @@ class Blobs:
         hexadecimal = digests.checked(digest).removeprefix(digests.PREFIX)
         partial = to.with_name(f".{hexadecimal[:16]}.partial")
         await asyncio.to_thread(to.parent.mkdir, parents=True, exist_ok=True)
+        for from_the_start in (False, True):
+            if from_the_start:
+                partial.unlink(missing_ok=True)
+            found = await self._download(digest, partial, progress)
+            if found == digest:
+                await asyncio.to_thread(_put_in_place, partial, to, digest)
+                return
+        partial.unlink(missing_ok=True)
+        raise Aborted(
+            f"what came for {digest} has the digest {found}; download it again, and if that does not help, "
+            "check the registry's object store",
+            reason="DIGEST_MISMATCH",
+        )
+
+    async def _download(self, digest: str, partial: Path, progress: Progress | None) -> str:
+        """Fill up a partial file, and give the digest of what it holds then."""
         async with AsyncExitStack() as stack:
-            file = await asyncio.to_thread(partial.open, "a+b")
+            file = await asyncio.to_thread(_open_for_update, partial)
             stack.callback(file.close)
             computed = await asyncio.to_thread(_computed_so_far, file)
-            await self._receive(digest, file, computed, progress)
-            await asyncio.to_thread(file.flush)
-        if digests.written(computed) != digest:
-            partial.unlink()
-            raise Aborted(
-                f"what came for {digest} has the digest {digests.written(computed)}; "
-                "download it again, and if that does not help, check the registry's object store",
-                reason="DIGEST_MISMATCH",
-            )
-        await asyncio.to_thread(os.replace, partial, to)
+            try:
+                await self._receive(digest, file, computed, progress)
+            except InvalidArgument:  # the file is longer than the blob
+                if not file.tell():
+                    raise
+        return digests.written(computed)
 
     async def _receive(
         self, digest: str, file: io.BufferedRandom, computed: "hashlib._Hash", progress: Progress | None
@@ -206,7 +225,22 @@ async def _requests(
             first = False
 
 
+def _open_for_update(path: Path) -> io.BufferedRandom:
+    """Open a file that need not exist yet.
+
+    Not for appending: two downloads of the same blob then write the same bytes to the same places.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+
+
 def _computed_so_far(file: io.BufferedRandom) -> "hashlib._Hash":
     """Digest what a file holds; it stands at its end afterwards."""
-    file.seek(0)
     return hashlib.file_digest(file, "sha256")
+
+
+def _put_in_place(partial: Path, to: Path, digest: str) -> None:
+    try:
+        partial.replace(to)
+    except FileNotFoundError:  # another download of the same blob to the same place has just done so
+        if digests.measure(to).digest != digest:
+            raise

@@ -8,7 +8,8 @@
     postgres        the cluster
     services        how registry, queue and agent are run
     default_queue   the queue that a first start makes
-    summary         health, and what there is to say once all are up
+    probes          how the services are
+    summary         what there is to say once all are up
     supervisor      the life of it all
     leftovers       after a crash, and `towline down`
     detached        the supervisor in the background

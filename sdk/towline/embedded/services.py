@@ -1,6 +1,8 @@
 """How registry, queue and agent are run: commands and environments."""
 
+import hashlib
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -84,7 +86,7 @@ def programs(layout: Layout, addresses: Mapping[str, str], database_url: str) ->
             name,
             # -P: a file in the current folder must not stand in for a module.
             [sys.executable, "-P", "-m", f"towline_{name}"],
-            _inherited(name) | {f"TOWLINE_{name.upper()}_{key}": value for key, value in own.items()},
+            _inherited(name, layout) | {f"TOWLINE_{name.upper()}_{key}": value for key, value in own.items()},
             ENDING,
             _exists(file),
             address_file=file,
@@ -97,10 +99,10 @@ def _exists(file: Path) -> Callable[[int], bool]:
     return lambda _pid: file.exists()
 
 
-def _inherited(service: str) -> dict[str, str]:
+def _inherited(service: str, layout: Layout) -> dict[str, str]:
     if service != "agent":
         return {key: value for key, value in os.environ.items() if key in _PASSED}
-    given = {
+    given = {f"{_AGENT_PREFIX}AGENT": _agent_name(layout)} | {
         key: value
         for key, value in os.environ.items()
         if key in _PASSED or key in _PASSED_TO_AGENT or key.startswith(_AGENT_PREFIX)
@@ -110,6 +112,15 @@ def _inherited(service: str) -> dict[str, str]:
     if bundle and Path(bundle).is_file():
         given.setdefault(f"{_AGENT_PREFIX}BUILD_CA_BUNDLE", bundle)
     return given
+
+
+def _agent_name(layout: Layout) -> str:
+    """Name the agent after host and folder.
+
+    Agents know their containers by their own name, and two folders on one machine share an engine.
+    """
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).strip("-.")[:100] or "agent"
+    return f"{host}-{hashlib.sha256(os.fsencode(layout.root)).hexdigest()[:6]}"
 
 
 def _bind(stack: ExitStack, last: str | None) -> str:

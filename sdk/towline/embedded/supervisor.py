@@ -7,26 +7,23 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Final
 
 from towline.embedded import default_queue, services
 from towline.embedded.layout import Layout
 from towline.embedded.leftovers import end_leftovers
 from towline.embedded.postgres import Postgres
+from towline.embedded.probes import check_health, summarise
 from towline.embedded.processes import ProcessId
 from towline.embedded.program import Program, Report, Supervised
 from towline.embedded.state import StateFile, owning, write_atomically
-from towline.embedded.summary import Summary, check_health, summarise
+from towline.embedded.summary import Summary
 from towline.errors import FailedPrecondition, TowlineError
 
 __all__ = ["already_running", "supervise"]
 
-_HEALTHY_WITHIN: Final = timedelta(seconds=10)
-
 
 async def supervise(layout: Layout, report: Report, ready: Callable[[Summary], None]) -> None:
-    """Run everything until SIGINT or SIGTERM, then end it in order; a second signal hurries.
+    """Run everything until SIGINT, SIGTERM or SIGHUP, then end it in order; a second signal hurries.
 
     Args:
         layout: The data folder.
@@ -88,10 +85,10 @@ class _House:
         programs = services.programs(self._layout, addresses, postgres.url)
         await self._start(programs["registry"], programs["queue"])
         await default_queue.ensure(addresses["registry"], addresses["queue"])
+        # Not at the same time: an agent that finds no queue service waits before it tries again.
         await self._start(programs["agent"])
-        async with asyncio.timeout(_HEALTHY_WITHIN.total_seconds()):
-            await check_health(addresses)
-            summary = await summarise(self._layout, addresses)
+        await check_health(addresses)
+        summary = await summarise(self._layout, addresses)
         clients = {"registry": addresses["registry"], "queue": addresses["queue"]}
         write_atomically(self._layout.endpoints, json.dumps(clients) + "\n")
         ready(summary)
@@ -145,10 +142,10 @@ class _Signals:
 async def _signals() -> AsyncIterator[_Signals]:
     signals = _Signals(asyncio.Event(), asyncio.Event())
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, signals.received)
     try:
         yield signals
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from towline.errors import TowlineError
+from towline.runtime import environment
 from towline.runtime.endpoints import Endpoints
 
 __all__ = ["Recording", "start"]
@@ -90,7 +91,7 @@ def start(
         }
         _tell(recorder, program)
     except TowlineError as error:
-        say(f"not recorded: {error.message}")
+        say(f"not recorded: {error.message} (with {environment.RECORD}=0 nothing is recorded, or said)")
         return None
     except Exception as error:  # whatever it is, the program goes on
         say(f"not recorded: {type(error).__name__}: {error}")

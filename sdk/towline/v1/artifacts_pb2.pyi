@@ -45,9 +45,9 @@ class ArtifactVersion(_message.Message):
     name: _builtins.str
     """"artifacts/{artifact}/versions/{version}"."""
     type: _builtins.str
-    """What it is: "outputs", "dataset", "model" or another lower-case word."""
+    """What it is: "outputs", "dataset", "model" or another word, [a-z][a-z0-9_-]{0,62}."""
     digest: _builtins.str
-    """sha256 of the manifest, "sha256:" + 64 hex digits."""
+    """sha256 of the files in the order of their paths, "sha256:" + 64 hex digits."""
     size_bytes: _builtins.int
     """Sum of the files' sizes in bytes."""
     file_count: _builtins.int
@@ -93,7 +93,9 @@ class ArtifactFile(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     EXECUTABLE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Relative path, "/"-separated, without "." and ".." parts; unique in the manifest."""
+    """Relative path, "/"-separated, without empty, "." and ".." parts, at most 4096 bytes; unique
+    in the manifest, and no file lies below another.
+    """
     digest: _builtins.str
     """Digest of the bytes, "sha256:" + 64 hex digits."""
     size_bytes: _builtins.int
@@ -139,7 +141,7 @@ class CreateArtifactVersionRequest(_message.Message):
     """The run that made it, "runs/{run}"; empty: made by hand."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]:
-        """The files; their blobs must be in the registry. At most 100,000."""
+        """The files; their blobs must be in the registry. At most 100,000, and 15 MiB of them."""
 
     def __init__(
         self,
@@ -429,7 +431,9 @@ class UploadHeader(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     upload_id: _builtins.str
-    """Chosen by the client, a UUID; the same id goes on with an interrupted upload."""
+    """Chosen by the client, a UUID; the same id and digest go on with an interrupted upload.
+    An upload that nobody goes on with is dropped after some days (7, unless set otherwise).
+    """
     digest: _builtins.str
     """Digest of the whole blob, "sha256:" + 64 hex digits."""
     size_bytes: _builtins.int

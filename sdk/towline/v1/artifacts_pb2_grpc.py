@@ -29,7 +29,8 @@ class ArtifactServiceStub:
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
-    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def __init__(self, channel):
@@ -59,12 +60,13 @@ class ArtifactServiceServicer:
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
-    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def CreateArtifactVersion(self, request, context):
         """CreateArtifactVersion adds a version to an artifact, and the artifact with its first one.
-        The newest version is returned, and none is made, when its content is equal.
+        The newest version is returned, and none is made, when its type and files are equal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +116,8 @@ class ArtifactService:
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
-    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @staticmethod
@@ -204,7 +207,10 @@ class BlobServiceStub:
 
     Errors: NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/DIGEST_MISMATCH,
     INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/UPLOAD_OFFSET_MISMATCH (its metadata
-    `committed_size` says where to go on).
+    `committed_size` says where to go on), UNAVAILABLE/UPLOAD_IN_PROGRESS (another stream of the
+    upload has not ended; one whose client is gone is noticed within half a minute),
+    RESOURCE_EXHAUSTED/SPOOL_FULL (what came is kept), UNAVAILABLE/BLOB_STORE_UNAVAILABLE,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, INTERNAL/BLOB_LOST (recorded, but gone from the object store).
     """
 
     def __init__(self, channel):
@@ -240,7 +246,10 @@ class BlobServiceServicer:
 
     Errors: NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/DIGEST_MISMATCH,
     INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/UPLOAD_OFFSET_MISMATCH (its metadata
-    `committed_size` says where to go on).
+    `committed_size` says where to go on), UNAVAILABLE/UPLOAD_IN_PROGRESS (another stream of the
+    upload has not ended; one whose client is gone is noticed within half a minute),
+    RESOURCE_EXHAUSTED/SPOOL_FULL (what came is kept), UNAVAILABLE/BLOB_STORE_UNAVAILABLE,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, INTERNAL/BLOB_LOST (recorded, but gone from the object store).
     """
 
     def FindMissingBlobs(self, request, context):
@@ -311,7 +320,10 @@ class BlobService:
 
     Errors: NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/DIGEST_MISMATCH,
     INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/UPLOAD_OFFSET_MISMATCH (its metadata
-    `committed_size` says where to go on).
+    `committed_size` says where to go on), UNAVAILABLE/UPLOAD_IN_PROGRESS (another stream of the
+    upload has not ended; one whose client is gone is noticed within half a minute),
+    RESOURCE_EXHAUSTED/SPOOL_FULL (what came is kept), UNAVAILABLE/BLOB_STORE_UNAVAILABLE,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, INTERNAL/BLOB_LOST (recorded, but gone from the object store).
     """
 
     @staticmethod

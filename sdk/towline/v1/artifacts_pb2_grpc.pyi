@@ -39,7 +39,8 @@ class ArtifactServiceStub:
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
-    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @_typing.overload
@@ -48,7 +49,7 @@ class ArtifactServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ArtifactServiceAsyncStub: ...
     CreateArtifactVersion: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.CreateArtifactVersionRequest, _artifacts_pb2.CreateArtifactVersionResponse]
     """CreateArtifactVersion adds a version to an artifact, and the artifact with its first one.
-    The newest version is returned, and none is made, when its content is equal.
+    The newest version is returned, and none is made, when its type and files are equal.
     """
     GetArtifactVersion: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.GetArtifactVersionRequest, _artifacts_pb2.GetArtifactVersionResponse]
     """GetArtifactVersion returns one version with its whole manifest."""
@@ -60,13 +61,14 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
-    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateArtifactVersion: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.CreateArtifactVersionRequest, _artifacts_pb2.CreateArtifactVersionResponse]  # type: ignore[assignment]
     """CreateArtifactVersion adds a version to an artifact, and the artifact with its first one.
-    The newest version is returned, and none is made, when its content is equal.
+    The newest version is returned, and none is made, when its type and files are equal.
     """
     GetArtifactVersion: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.GetArtifactVersionRequest, _artifacts_pb2.GetArtifactVersionResponse]  # type: ignore[assignment]
     """GetArtifactVersion returns one version with its whole manifest."""
@@ -77,7 +79,8 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
-    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @_abc_1.abstractmethod
@@ -87,7 +90,7 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_artifacts_pb2.CreateArtifactVersionResponse, _abc.Awaitable[_artifacts_pb2.CreateArtifactVersionResponse]]:
         """CreateArtifactVersion adds a version to an artifact, and the artifact with its first one.
-        The newest version is returned, and none is made, when its content is equal.
+        The newest version is returned, and none is made, when its type and files are equal.
         """
 
     @_abc_1.abstractmethod
@@ -113,7 +116,10 @@ class BlobServiceStub:
 
     Errors: NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/DIGEST_MISMATCH,
     INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/UPLOAD_OFFSET_MISMATCH (its metadata
-    `committed_size` says where to go on).
+    `committed_size` says where to go on), UNAVAILABLE/UPLOAD_IN_PROGRESS (another stream of the
+    upload has not ended; one whose client is gone is noticed within half a minute),
+    RESOURCE_EXHAUSTED/SPOOL_FULL (what came is kept), UNAVAILABLE/BLOB_STORE_UNAVAILABLE,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, INTERNAL/BLOB_LOST (recorded, but gone from the object store).
     """
 
     @_typing.overload
@@ -141,7 +147,10 @@ class BlobServiceAsyncStub(BlobServiceStub):
 
     Errors: NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/DIGEST_MISMATCH,
     INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/UPLOAD_OFFSET_MISMATCH (its metadata
-    `committed_size` says where to go on).
+    `committed_size` says where to go on), UNAVAILABLE/UPLOAD_IN_PROGRESS (another stream of the
+    upload has not ended; one whose client is gone is noticed within half a minute),
+    RESOURCE_EXHAUSTED/SPOOL_FULL (what came is kept), UNAVAILABLE/BLOB_STORE_UNAVAILABLE,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, INTERNAL/BLOB_LOST (recorded, but gone from the object store).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -165,7 +174,10 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors: NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/DIGEST_MISMATCH,
     INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/UPLOAD_OFFSET_MISMATCH (its metadata
-    `committed_size` says where to go on).
+    `committed_size` says where to go on), UNAVAILABLE/UPLOAD_IN_PROGRESS (another stream of the
+    upload has not ended; one whose client is gone is noticed within half a minute),
+    RESOURCE_EXHAUSTED/SPOOL_FULL (what came is kept), UNAVAILABLE/BLOB_STORE_UNAVAILABLE,
+    UNAVAILABLE/DATABASE_UNAVAILABLE, INTERNAL/BLOB_LOST (recorded, but gone from the object store).
     """
 
     @_abc_1.abstractmethod

@@ -80,7 +80,9 @@ class JobVersion(_message.Message):
     name: _builtins.str
     """"jobs/{job}/versions/{version}"."""
     digest: _builtins.str
-    """sha256 of the deterministic serialization of `spec`, "sha256:" + 64 hex digits."""
+    """sha256 of what is run, "sha256:" + 64 hex digits: the deterministic serialization of `spec`
+    without its provenance, with its JSON texts in canonical form (keys sorted, no white space).
+    """
     author: _builtins.str
     """Who made it, as told by the client; informative."""
     @_builtins.property
@@ -115,7 +117,7 @@ Global___JobVersion: _TypeAlias = JobVersion  # noqa: Y015
 
 @_typing.final
 class JobSpec(_message.Message):
-    """JobSpec is the content of a version: equal specs are one version."""
+    """JobSpec is the content of a version: specs that are equal but for provenance are one version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -130,12 +132,16 @@ class JobSpec(_message.Message):
     HINTS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     working_dir: _builtins.str
-    """Folder in the source tree the command starts in, relative, "/"-separated; empty: its root."""
+    """Folder in the source tree the command starts in, relative, "/"-separated; empty: its root.
+    Empty for image sources.
+    """
     config_json: _builtins.str
     """Default parameters: the text of a JSON object, at most 1 MiB; empty: "{}"."""
     input_schema_json: _builtins.str
     """JSON Schema (Draft 2020-12) of the parameters, as text. Where empty on creation, the
-    registry derives a closed schema from `config_json`: same keys, same types.
+    registry derives a closed schema from `config_json`: same keys, same types; a number with a
+    fraction takes any number, null anything. `config_json` must satisfy it; it refers to nothing
+    outside itself.
     """
     @_builtins.property
     def code(self) -> Global___CodeSource:
@@ -231,7 +237,9 @@ class GitSource(_message.Message):
     COMMIT_FIELD_NUMBER: _builtins.int
     SUBFOLDER_FIELD_NUMBER: _builtins.int
     remote: _builtins.str
-    """URL of the repository; user names and passwords in it are refused."""
+    """URL of the repository: http(s), ssh, git, file, or ssh's short form "git@host:path".
+    Passwords in it are refused, and so are user names but for ssh, where they are no secret.
+    """
     commit: _builtins.str
     """Full 40- or 64-digit commit id, or a ref that the creating client resolved to one."""
     subfolder: _builtins.str
@@ -283,10 +291,12 @@ class PythonEnvironment(_message.Message):
     REQUIREMENTS_FIELD_NUMBER: _builtins.int
     EXTRA_INDEX_URLS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """Version of CPython as "X.Y.Z" or "X.Y"."""
+    """Version of CPython 3 as "X.Y.Z" or "X.Y"."""
     @_builtins.property
     def requirements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Requirements in the syntax of PEP 508, one a line, exact pins where recorded."""
+        """Requirements in the syntax of PEP 508, one a line, exact pins where recorded, without
+        credentials in URLs; at most 5000 of at most 1024 characters.
+        """
 
     @_builtins.property
     def extra_index_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -315,7 +325,7 @@ class ResourceHints(_message.Message):
 
     GPUS_FIELD_NUMBER: _builtins.int
     gpus: _builtins.int
-    """GPUs of one run."""
+    """GPUs of one run, at most 1024."""
     def __init__(
         self,
         *,
@@ -392,7 +402,7 @@ class CreateJobVersionRequest(_message.Message):
 
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Aliases to set on the version, besides "latest"."""
+        """Aliases to set on the version, besides "latest"; at most 64, see SetJobAliasRequest.alias."""
 
     def __init__(
         self,
@@ -609,9 +619,11 @@ class SetJobAliasRequest(_message.Message):
     request_id: _builtins.str
     """Idempotency key, see CreateJobVersionRequest."""
     name: _builtins.str
-    """"jobs/{job}/versions/{version}"."""
+    """"jobs/{job}/versions/{version or alias}"."""
     alias: _builtins.str
-    """The alias, [A-Za-z0-9_.-]{1,128}; "latest" and names of the form v0, v1, … are refused."""
+    """The alias, [A-Za-z0-9_.-]{1,128}, not starting with "." or "-"; "latest" and names of the
+    form v0, v1, … are refused.
+    """
     def __init__(
         self,
         *,

@@ -30,7 +30,8 @@ class JobServiceStub:
 
     Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
     NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
+    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def __init__(self, channel):
@@ -71,12 +72,14 @@ class JobServiceServicer:
 
     Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
     NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
+    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def CreateJobVersion(self, request, context):
         """CreateJobVersion adds a version to a job, and the job with its first one.
-        The newest version is returned, and none is made, when its content is equal.
+        The newest version is returned, and none is made, when its content is equal; the aliases
+        asked for are set on it. Provenance and author are not content.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,7 +100,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobVersions(self, request, context):
-        """ListJobVersions returns the versions of one job, newest first.
+        """ListJobVersions returns the versions of one job, newest first. A page may have fewer than
+        `page_size` where more would not fit into a message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,7 +155,8 @@ class JobService:
 
     Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
     NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
+    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @staticmethod

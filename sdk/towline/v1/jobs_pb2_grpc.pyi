@@ -41,7 +41,8 @@ class JobServiceStub:
 
     Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
     NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
+    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @_typing.overload
@@ -50,14 +51,17 @@ class JobServiceStub:
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     CreateJobVersion: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CreateJobVersionRequest, _jobs_pb2.CreateJobVersionResponse]
     """CreateJobVersion adds a version to a job, and the job with its first one.
-    The newest version is returned, and none is made, when its content is equal.
+    The newest version is returned, and none is made, when its content is equal; the aliases
+    asked for are set on it. Provenance and author are not content.
     """
     GetJobVersion: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobVersionRequest, _jobs_pb2.GetJobVersionResponse]
     """GetJobVersion returns one version, named by version or by alias."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
     """ListJobs returns jobs by name."""
     ListJobVersions: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobVersionsRequest, _jobs_pb2.ListJobVersionsResponse]
-    """ListJobVersions returns the versions of one job, newest first."""
+    """ListJobVersions returns the versions of one job, newest first. A page may have fewer than
+    `page_size` where more would not fit into a message.
+    """
     SetJobAlias: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.SetJobAliasRequest, _jobs_pb2.SetJobAliasResponse]
     """SetJobAlias makes an alias point at a version, moving it if it exists."""
 
@@ -67,20 +71,24 @@ class JobServiceAsyncStub(JobServiceStub):
 
     Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
     NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
+    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJobVersion: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CreateJobVersionRequest, _jobs_pb2.CreateJobVersionResponse]  # type: ignore[assignment]
     """CreateJobVersion adds a version to a job, and the job with its first one.
-    The newest version is returned, and none is made, when its content is equal.
+    The newest version is returned, and none is made, when its content is equal; the aliases
+    asked for are set on it. Provenance and author are not content.
     """
     GetJobVersion: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobVersionRequest, _jobs_pb2.GetJobVersionResponse]  # type: ignore[assignment]
     """GetJobVersion returns one version, named by version or by alias."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
     """ListJobs returns jobs by name."""
     ListJobVersions: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobVersionsRequest, _jobs_pb2.ListJobVersionsResponse]  # type: ignore[assignment]
-    """ListJobVersions returns the versions of one job, newest first."""
+    """ListJobVersions returns the versions of one job, newest first. A page may have fewer than
+    `page_size` where more would not fit into a message.
+    """
     SetJobAlias: _aio.UnaryUnaryMultiCallable[_jobs_pb2.SetJobAliasRequest, _jobs_pb2.SetJobAliasResponse]  # type: ignore[assignment]
     """SetJobAlias makes an alias point at a version, moving it if it exists."""
 
@@ -89,7 +97,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
     NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED.
+    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
+    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @_abc_1.abstractmethod
@@ -99,7 +108,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.CreateJobVersionResponse, _abc.Awaitable[_jobs_pb2.CreateJobVersionResponse]]:
         """CreateJobVersion adds a version to a job, and the job with its first one.
-        The newest version is returned, and none is made, when its content is equal.
+        The newest version is returned, and none is made, when its content is equal; the aliases
+        asked for are set on it. Provenance and author are not content.
         """
 
     @_abc_1.abstractmethod
@@ -124,7 +134,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.ListJobVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListJobVersionsResponse, _abc.Awaitable[_jobs_pb2.ListJobVersionsResponse]]:
-        """ListJobVersions returns the versions of one job, newest first."""
+        """ListJobVersions returns the versions of one job, newest first. A page may have fewer than
+        `page_size` where more would not fit into a message.
+        """
 
     @_abc_1.abstractmethod
     def SetJobAlias(

@@ -206,7 +206,8 @@ class _Session:
             self._node.cancelled(cancel)
         for grant in response.grants:
             self._grant_seq = max(self._grant_seq, grant.grant_seq)
-            self._replies.append(await self._node.offer(grant))
+            reply = await self._node.offer(grant)  # first: the list is another one by then
+            self._replies.append(reply)
             self._node.changed.set()
         if response.inventory_wanted:
             self._inventory_wanted = True

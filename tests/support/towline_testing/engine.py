@@ -5,6 +5,9 @@ import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from towline_testing.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[3]
 PYTHON = "3.11"
@@ -37,9 +40,16 @@ def containers(**labels: str) -> list[str]:
     return docker("ps", "--all", "--no-trunc", "--quiet", *filters).split()
 
 
-def inspect(container: str) -> Mapping[str, object]:
+def remove_containers(**labels: str) -> None:
+    """Remove containers with labels, and wait for those that somebody else removes."""
+    for container in containers(**labels):
+        subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True, check=False)
+    eventually(lambda: not containers(**labels))
+
+
+def inspect(container: str) -> Mapping[str, Any]:
     """Return what the engine tells about a container."""
-    found: Mapping[str, object] = json.loads(docker("inspect", container))[0]
+    found: Mapping[str, Any] = json.loads(docker("inspect", container))[0]
     return found
 
 

@@ -102,6 +102,7 @@ class FakeAgent:
                 if beater:
                     beater.cancel()
                 reader.cancel()
+                session.abandon()
         if failure is not None:
             raise failure
 
@@ -283,7 +284,11 @@ class FakeSession:
             await self._call.done_writing()
             await self.until(lambda: self.ended)
 
-    async def drop(self) -> None:
-        """Break the connection."""
+    def abandon(self) -> None:
+        """Break the connection, unless it has ended."""
         self._call.cancel()
+
+    async def drop(self) -> None:
+        """Break the connection and notice it."""
+        self.abandon()
         await self.until(lambda: self.ended)

@@ -77,7 +77,7 @@ def _among_agents(agents: Sequence[AgentFacts], gpus: int) -> str:
         agent for agent in fitting if agent.busy_slots < agent.slots and agent.gpus - agent.busy_gpus >= gpus
     ]
     if not connected:
-        why = f"none of the {_count(len(agents), 'agent')} of this queue is connected"
+        why = _none(len(agents), "agent of this queue", "is connected", "is not connected")
     elif not willing:
         why = "every connected agent of this queue is draining"
     elif not fitting:
@@ -87,10 +87,18 @@ def _among_agents(agents: Sequence[AgentFacts], gpus: int) -> str:
             else "no connected agent has a slot"
         )
     elif not free:
-        why = f"all {_count(len(fitting), 'agent')} that could take it are busy"
+        why = _none(len(fitting), "agent that could take it", "has room now", "is busy")
     else:
         why = "about to start"
     return why
+
+
+def _none(number: int, noun: str, does: str, does_not: str) -> str:
+    return (
+        f"the only {noun} {does_not}"
+        if number == 1
+        else f"none of {number} {noun.replace('agent', 'agents')} {does}"
+    )
 
 
 def _place(ahead: int | None) -> str:

@@ -104,7 +104,7 @@ class Spool:
         """Hold the file of an upload for the block; it is made if it is not there.
 
         Raises:
-            Aborted: Another stream holds it; reason UPLOAD_IN_PROGRESS.
+            Unavailable: Another stream holds it; reason UPLOAD_IN_PROGRESS.
         """
         path = self._path(key)
         descriptor = _locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)

@@ -49,7 +49,7 @@ class Transfers:
 
         Raises:
             FailedPrecondition: It does not start where the upload stands (UPLOAD_OFFSET_MISMATCH).
-            Aborted: Another stream of the upload has not ended (UPLOAD_IN_PROGRESS).
+            Unavailable: Another stream of the upload has not ended (UPLOAD_IN_PROGRESS).
             InvalidArgument: More bytes than announced, or others (DIGEST_MISMATCH); they are dropped.
             ResourceExhausted: The spool's disk is full (SPOOL_FULL).
         """

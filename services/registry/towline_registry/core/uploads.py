@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from towline.errors import Aborted, FailedPrecondition, InvalidArgument
+from towline.errors import FailedPrecondition, InvalidArgument, Unavailable
 from towline.v1.artifacts_pb2 import UploadHeader
 from towline_registry.core import digests
 from towline_registry.core.jobspecs import MAX_BLOB_BYTES
@@ -72,9 +72,9 @@ def digest_mismatch(upload: Upload, actual: digests.Digest) -> InvalidArgument:
     )
 
 
-def in_progress(key: UploadKey) -> Aborted:
+def in_progress(key: UploadKey) -> Unavailable:
     """Say that another stream of the same upload has not ended."""
-    return Aborted(
+    return Unavailable(
         f"header.upload_id: another stream of upload {key.upload_id} has not ended; "
         "wait for it (a dead connection is noticed within half a minute), or take a new upload_id",
         reason="UPLOAD_IN_PROGRESS",

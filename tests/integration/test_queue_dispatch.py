@@ -1,0 +1,290 @@
+"""Who gets which run, and when."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from towline.v1 import leases_pb2, queues_pb2, runs_pb2
+from towline_testing.fake_agent import FakeAgent, FakeSession
+from towline_testing.lease_world import LeaseWorld, lease_world, queue_spec
+from towline_testing.queue import new_id
+
+OK = leases_pb2.FINISH_VERDICT_OK
+
+
+@pytest.fixture
+async def world(database_url: str, tmp_path: Path) -> AsyncIterator[LeaseWorld]:
+    async with lease_world(database_url, tmp_path) as world:
+        yield world
+
+
+async def drain(session: FakeSession, count: int) -> list[str]:
+    """Take and finish runs one after another; return their names in the order they came."""
+    order = []
+    await session.beat()
+    for _ in range(count):
+        grant = await session.next_accepted()
+        order.append(grant.spec.run)
+        assert await session.finish(grant) == OK
+        await session.beat()
+    return order
+
+
+async def test_first_in_first_out(world: LeaseWorld):
+    names = [await world.submit() for _ in range(3)] + await world.submit_many(5)
+    async with FakeAgent().connected(world.service.channel) as session:
+        assert await drain(session, 8) == names
+
+
+async def test_higher_priorities_first(world: LeaseWorld):
+    priorities = [
+        runs_pb2.PRIORITY_LOW,
+        runs_pb2.PRIORITY_UNSPECIFIED,
+        runs_pb2.PRIORITY_CRITICAL,
+        runs_pb2.PRIORITY_HIGH,
+        runs_pb2.PRIORITY_MEDIUM,
+    ]
+    names = [await world.submit(priority=priority) for priority in priorities]
+    async with FakeAgent().connected(world.service.channel) as session:
+        assert await drain(session, 5) == [names[index] for index in (2, 3, 1, 4, 0)]
+
+
+async def test_an_idle_agent_gets_a_run_without_a_poll(world: LeaseWorld):
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat()
+        async with asyncio.timeout(0.7):  # below the poll interval of 1 s
+            run = await world.submit()
+            assert (await session.next_grant()).spec.run == run
+
+
+async def test_an_agent_gets_no_more_than_it_can_take(world: LeaseWorld):
+    await world.submit_many(5)
+    agent = FakeAgent(slots=2)
+    async with agent.connected(world.service.channel) as session:
+        await session.beat()
+        first = await session.next_grant()
+        await session.next_grant()
+        # Neither repeating the same credits nor an older word makes room for a third.
+        await session.beat(free_slots=2, grant_seq_seen=0)
+        await session.beat(capacity_gen=0, free_slots=5)
+        await session.beat(free_slots=0)
+        assert len(session.grants) == 2
+        await session.accept(*session.grants)
+        assert await session.finish(first) == OK
+        await session.beat()
+        await session.until(lambda: len(session.grants) == 3)
+
+
+async def test_gpus_are_never_given_twice(world: LeaseWorld):
+    gpus = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
+    wanted = [1, 2, 1, 2, 2]
+    for count in wanted:
+        await world.submit(gpus=count)
+    agent = FakeAgent(slots=8, gpus=gpus)
+    in_use: Counter[str] = Counter()
+    async with agent.connected(world.service.channel) as session:
+        await session.beat()
+        # The agent claims that everything is free, whatever it holds.
+        for done in range(len(wanted)):
+            grant = await session.next_accepted()
+            in_use.update(grant.gpu_ids)
+            assert max(in_use.values()) == 1
+            await session.beat(free_slots=8, free_gpu_ids=gpus)
+            held = await world.sql("SELECT unnest(gpu_ids) AS gpu FROM queue.leases")
+            assert len(held) == len({row["gpu"] for row in held}) <= len(gpus)
+            if done >= 2:
+                over = next(iter(agent.held.values()))
+                in_use.subtract(over.gpu_ids)
+                assert await session.finish(over) == OK
+                await session.beat()
+
+
+async def test_a_run_without_a_fitting_agent_is_passed_by_smaller_ones(world: LeaseWorld):
+    large = await world.submit(gpus=2)
+    small = await world.submit(gpus=1)
+    async with FakeAgent(slots=4, gpus=("GPU-a",)).connected(world.service.channel) as session:
+        await session.beat()
+        assert (await session.next_grant()).spec.run == small
+        async with FakeAgent("agents/big", slots=4, gpus=("GPU-x", "GPU-y")).connected(
+            world.service.channel
+        ) as big:
+            await big.beat()
+            grant = await big.next_grant()
+            assert (grant.spec.run, set(grant.gpu_ids)) == (large, {"GPU-x", "GPU-y"})
+
+
+async def test_a_large_run_is_not_starved(database_url: str, tmp_path: Path):
+    agent = FakeAgent(slots=4, gpus=("GPU-a", "GPU-b"))
+    async with (
+        lease_world(database_url, tmp_path, reserve_after_s=0) as world,
+        agent.connected(world.service.channel) as session,
+    ):
+        await world.submit(gpus=1)
+        await session.beat()
+        busy = await session.next_accepted()
+        large = await world.submit(gpus=2)
+        await world.submit(gpus=1)
+        await session.beat()
+        assert await session.finish(busy) == OK
+        await session.beat()
+        assert (await session.next_grant()).spec.run == large
+
+
+async def test_the_preferred_queue_comes_first(world: LeaseWorld):
+    await world.service.create_queue("queues/second", queue_spec())
+    other = await world.submit(queue="queues/second")
+    preferred = await world.submit()
+    agent = FakeAgent(queues=("queues/default", "queues/second"))
+    async with agent.connected(world.service.channel) as session:
+        assert await drain(session, 2) == [preferred, other]
+
+
+async def test_a_paused_queue_hands_out_nothing_until_resumed(world: LeaseWorld):
+    pause = queues_pb2.PauseQueueRequest(request_id=new_id(), name="queues/default")
+    await world.service.queues.PauseQueue(pause)
+    run = await world.submit()
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat()
+        await session.beat()
+        assert session.grants == []
+        resume = queues_pb2.ResumeQueueRequest(request_id=new_id(), name="queues/default")
+        async with asyncio.timeout(0.7):
+            await world.service.queues.ResumeQueue(resume)
+            assert (await session.next_grant()).spec.run == run
+
+
+async def test_a_refused_run_waits_again_and_the_agent_is_left_alone_for_a_while(world: LeaseWorld):
+    refusing, willing = FakeAgent("agents/refusing"), FakeAgent("agents/willing")
+    async with refusing.connected(world.service.channel) as session:
+        await session.beat()
+        run = await world.submit()
+        grant = await session.next_grant()
+        await session.reply(False, grant, reason="no disk space")
+        await world.reaches(run, runs_pb2.RUN_STATE_QUEUED)
+        (row,) = await world.sql("SELECT state_detail FROM queue.runs")
+        assert row["state_detail"] == "agents/refusing refused it: no disk space"
+        for _ in range(5):
+            await session.beat()
+        assert len(session.grants) == 1
+        async with willing.connected(world.service.channel) as other:
+            await other.beat()
+            assert (await other.next_accepted()).spec.run == run
+        attempts = (await world.get(run)).attempts
+        assert [attempt.outcome for attempt in attempts] == [runs_pb2.ATTEMPT_OUTCOME_RELEASED, 0]
+
+
+async def test_a_refusing_agent_is_asked_again_later(world: LeaseWorld):
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat()
+        run = await world.submit()
+        await session.reply(False, await session.next_grant())
+        await session.beat()
+        assert (await session.next_accepted()).spec.run == run
+
+
+async def test_a_grant_without_an_answer_waits_again(database_url: str, tmp_path: Path):
+    async with (
+        lease_world(database_url, tmp_path, grant_reply_within_s=0.2) as world,
+        FakeAgent().connected(world.service.channel) as session,
+    ):
+        await session.beat()
+        run = await world.submit()
+        grant = await session.next_grant()
+
+        async def taken_back() -> bool:
+            await session.beat(free_slots=0, lease_set_digest="")
+            return (await world.get(run)).state == runs_pb2.RUN_STATE_QUEUED
+
+        while not await taken_back():
+            pass
+        await session.beat(free_slots=0)
+        assert grant.lease_id in session.lost
+        (row,) = await world.sql("SELECT state_detail FROM queue.runs")
+        assert row["state_detail"] == "agents/one did not answer within 0.2 s."
+
+
+async def test_an_accepted_grant_is_never_taken_back_for_want_of_an_answer(database_url: str, tmp_path: Path):
+    async with (
+        lease_world(database_url, tmp_path, grant_reply_within_s=0.05) as world,
+        FakeAgent().connected(world.service.channel) as session,
+    ):
+        await session.beat()
+        await world.submit()
+        grant = await session.next_accepted()
+        for _ in range(10):
+            await session.beat()
+        assert await session.finish(grant) == OK
+        assert session.lost == []
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_every_run_is_granted_once_however_many_ask(world: LeaseWorld, replicas: int):
+    """Eight agents, on one or two services, race for 120 runs."""
+    names = await world.submit_many(120)
+    granted: list[tuple[str, int]] = []
+
+    async def work(session: FakeSession) -> None:
+        await session.beat()
+        while len(granted) < len(names):
+            try:
+                grant = await session.next_accepted(within=0.3)
+            except TimeoutError:
+                continue
+            granted.append((grant.spec.run, grant.epoch))
+            assert await session.finish(grant) == OK
+            await session.beat()
+
+    async with AsyncExitStack() as stack:
+        services = [world.service]
+        services += [await stack.enter_async_context(world.another()) for _ in range(replicas - 1)]
+        sessions = [
+            await stack.enter_async_context(
+                FakeAgent(f"agents/a{number}", slots=3).connected(services[number % replicas].channel)
+            )
+            for number in range(8)
+        ]
+        async with asyncio.TaskGroup() as group:
+            for session in sessions:
+                group.create_task(work(session))
+    assert sorted(granted) == sorted((name, 1) for name in names)
+    assert await world.sql("SELECT FROM queue.leases") == await world.sql("SELECT FROM queue.ready") == []
+
+
+async def test_a_crash_between_claim_and_grant_loses_nothing(database_url: str, tmp_path: Path):
+    """What the service committed but never sent is settled by the agent's next Hello."""
+    async with lease_world(database_url, tmp_path) as world:
+        agent = FakeAgent()
+        async with agent.connected(world.service.channel) as session:
+            await session.beat()
+            await session.drop()
+            run = await world.submit()
+            # The claim, as the dispatcher commits it, without a Grant after it.
+            await world.sql("UPDATE queue.runs SET state = 3, epoch = epoch + 1")
+            await world.sql("DELETE FROM queue.ready")
+            await world.sql(
+                "INSERT INTO queue.leases (run, epoch, session, agent, queue, gpu_ids)"
+                " SELECT runs.name, 1, agents.session, agents.name, runs.queue, '{}'"
+                " FROM queue.runs, queue.agents"
+            )
+            await world.sql(
+                "INSERT INTO queue.attempts (run, epoch, agent, gpu_ids)"
+                " SELECT name, 1, 'agents/one', '{}' FROM queue.runs"
+            )
+        async with world.another() as restarted, agent.connected(restarted.channel) as session:
+            assert (await world.get(run)).state == runs_pb2.RUN_STATE_QUEUED
+            await session.beat()
+            assert (await session.next_accepted()).epoch == 2
+
+
+async def test_a_draining_agent_gets_nothing(world: LeaseWorld):
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.say(drain=leases_pb2.Drain())
+        await session.beat()
+        await world.submit()
+        await session.beat()
+        await session.beat()
+        assert session.grants == []

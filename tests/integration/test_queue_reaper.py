@@ -1,0 +1,171 @@
+"""What becomes of runs whose agents are silent, and of what waits for a time."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from towline.v1 import leases_pb2, runs_pb2
+from towline_testing.fake_agent import FakeAgent
+from towline_testing.lease_world import LeaseWorld, lease_world, policy
+from towline_testing.waiting import eventually_async
+
+OK = leases_pb2.FINISH_VERDICT_OK
+STALE = leases_pb2.FINISH_VERDICT_STALE_EPOCH
+
+SHORT = policy(heartbeat_s=0.1, disconnected_s=0.3, lost_s=0.8)
+
+
+async def running(world: LeaseWorld, agent: FakeAgent) -> leases_pb2.Grant:
+    """Give the agent a run that is RUNNING, and break its connection."""
+    async with agent.connected(world.service.channel) as session:
+        await session.beat()
+        run = await world.submit()
+        grant = await session.next_accepted()
+        await session.event(grant, 1, runs_pb2.RUN_STATE_RUNNING)
+        await session.beat()
+        assert (await world.get(run)).state == runs_pb2.RUN_STATE_RUNNING
+        await session.drop()
+    return grant
+
+
+async def test_a_silent_agents_run_is_unreachable_and_then_waits_again(database_url: str, tmp_path: Path):
+    async with lease_world(database_url, tmp_path, policy=SHORT) as world:
+        grant = await running(world, FakeAgent())
+
+        async def unreachable() -> bool:
+            found = await world.get(grant.spec.run)
+            assert found.state in {runs_pb2.RUN_STATE_RUNNING, runs_pb2.RUN_STATE_QUEUED}
+            return found.unreachable
+
+        await eventually_async(unreachable)
+        waiting = await world.reaches(grant.spec.run, runs_pb2.RUN_STATE_QUEUED)
+        assert not waiting.unreachable
+        (attempt,) = waiting.attempts
+        assert attempt.outcome == runs_pb2.ATTEMPT_OUTCOME_LOST
+        assert attempt.failure.cause == runs_pb2.FAILURE_CAUSE_NODE_LOST
+        (row,) = await world.sql("SELECT state_detail FROM queue.runs")
+        assert row["state_detail"] == "agents/one was silent for over 0.8 s."
+
+
+async def test_a_late_result_after_another_agent_got_the_run(database_url: str, tmp_path: Path):
+    async with lease_world(database_url, tmp_path, policy=SHORT) as world:
+        first, second = FakeAgent("agents/first"), FakeAgent("agents/second")
+        old = await running(world, first)
+        await world.reaches(old.spec.run, runs_pb2.RUN_STATE_QUEUED)
+        async with second.connected(world.service.channel) as session:
+            await session.beat()
+            new = await session.next_accepted()
+            assert (new.epoch, new.attempt) == (2, 2)
+            async with first.connected(world.service.channel) as late:
+                assert late.verdicts == {old.lease_id: leases_pb2.VERDICT_ACTION_STOP_STALE}
+                assert await late.finish(old) == STALE
+            assert await session.finish(new) == OK
+        ended = await world.get(old.spec.run)
+        assert ended.state == runs_pb2.RUN_STATE_SUCCEEDED
+        assert [attempt.outcome for attempt in ended.attempts] == [
+            runs_pb2.ATTEMPT_OUTCOME_LOST,
+            runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED,
+        ]
+
+
+async def test_an_agent_that_comes_back_on_its_old_stream_learns_what_it_lost(
+    database_url: str, tmp_path: Path
+):
+    async with lease_world(database_url, tmp_path, policy=SHORT) as world:
+        agent = FakeAgent()
+        async with agent.connected(world.service.channel) as session:
+            await session.beat()
+            run = await world.submit()
+            grant = await session.next_accepted()
+            await session.beat()
+            # Frozen: the connection lives, the heart does not beat.
+            await world.reaches(run, runs_pb2.RUN_STATE_QUEUED)
+            renewed = await session.beat(free_slots=0)
+            assert list(renewed.lost_lease_ids) == [grant.lease_id]
+            assert await session.finish(grant) == STALE
+            await session.beat()
+            again = await session.next_accepted()
+            assert (again.spec.run, again.epoch) == (run, 2)
+
+
+async def test_a_lost_run_that_was_to_be_cancelled_is_cancelled(database_url: str, tmp_path: Path):
+    async with lease_world(database_url, tmp_path, policy=SHORT) as world:
+        grant = await running(world, FakeAgent())
+        await world.cancel(grant.spec.run)
+        ended = await world.reaches(grant.spec.run, runs_pb2.RUN_STATE_CANCELLED)
+        assert ended.attempts[0].outcome == runs_pb2.ATTEMPT_OUTCOME_LOST
+        assert ended.failure.cause == runs_pb2.FAILURE_CAUSE_CANCELLED
+        assert await world.sql("SELECT FROM queue.leases") == []
+
+
+async def test_a_beating_agent_is_never_lost(database_url: str, tmp_path: Path):
+    async with lease_world(database_url, tmp_path, policy=SHORT) as world:
+        agent = FakeAgent()
+        async with agent.connected(world.service.channel, beating=True) as session:
+            run = await world.submit()
+            grant = await session.next_accepted()
+            # Three times as long as it could have been silent.
+            await session.until(lambda: len(session.renewed) > 25)
+            assert await session.finish(grant) == OK
+        assert len((await world.get(run)).attempts) == 1
+
+
+async def test_nobody_is_lost_before_the_service_has_been_well_for_a_whole_ttl(
+    database_url: str, tmp_path: Path
+):
+    """The service was away for longer than the TTL: it is not the agents that were silent."""
+    agent = FakeAgent()
+    long = policy(heartbeat_s=0.1, disconnected_s=0.5, lost_s=4)
+    async with lease_world(database_url, tmp_path, policy=long) as world:
+        grant = await running(world, agent)
+        await world.sql("UPDATE queue.sessions SET seen_time = now() - interval '1h', expires_at = now()")
+        async with world.another() as returned:
+            moment = asyncio.get_running_loop().time()
+            # The first service is healthy too long already: only the one that came back is looked at.
+            await world.sql("UPDATE queue.sessions SET ttl = interval '1h'")
+            async with agent.connected(returned.channel) as session:
+                assert asyncio.get_running_loop().time() - moment < 4
+                assert session.verdicts == {grant.lease_id: leases_pb2.VERDICT_ACTION_ADOPT}
+                assert await session.finish(grant) == OK
+
+
+async def test_a_result_and_the_reaper_race_and_exactly_one_wins(database_url: str, tmp_path: Path):
+    async with lease_world(database_url, tmp_path, policy=SHORT) as world, world.another():
+        agent = FakeAgent(slots=20)
+        async with agent.connected(world.service.channel) as session:
+            await session.beat()
+            names = await world.submit_many(20)
+            grants = [await session.next_accepted() for _ in names]
+            await session.beat()
+            await world.reaches(names[0], runs_pb2.RUN_STATE_LEASED)
+            await world.sql("UPDATE queue.sessions SET expires_at = now() + interval '20 ms'")
+            async with asyncio.TaskGroup() as group:
+                verdicts = [group.create_task(session.finish(grant)) for grant in grants]
+            for grant, verdict in zip(grants, verdicts, strict=True):
+                found = await world.get(grant.spec.run)
+                assert (verdict.result() == OK) == (found.state == runs_pb2.RUN_STATE_SUCCEEDED)
+                assert (verdict.result() == STALE) == (found.state == runs_pb2.RUN_STATE_QUEUED)
+
+
+async def test_a_scheduled_run_starts_when_it_is_due(database_url: str, tmp_path: Path):
+    async with lease_world(database_url, tmp_path) as world:
+        async with FakeAgent().connected(world.service.channel) as session:
+            await session.beat()
+            due = Timestamp()
+            due.FromDatetime(datetime.now(UTC) + timedelta(seconds=0.6))
+            run = await world.submit(not_before=due)
+            assert (await world.get(run)).state == runs_pb2.RUN_STATE_SCHEDULED
+            grant = await session.next_grant()
+            assert grant.spec.run == run
+            assert datetime.now(UTC) >= due.ToDatetime(UTC)
+
+
+async def test_a_scheduled_run_that_was_cancelled_never_starts(database_url: str, tmp_path: Path):
+    async with lease_world(database_url, tmp_path) as world:
+        due = Timestamp()
+        due.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+        run = await world.submit(not_before=due)
+        assert (await world.cancel(run)).state == runs_pb2.RUN_STATE_CANCELLED
+        assert await world.sql("SELECT FROM queue.scheduled") == []
