@@ -60,19 +60,21 @@ async def test_an_agent_that_left_is_disconnected_and_was_seen(world: LeaseWorld
 
 async def test_a_silent_agent_is_disconnected(database_url: str, tmp_path: Path):
     times = policy(heartbeat_s=0.05, disconnected_s=0.2, lost_s=60)
-    async with lease_world(database_url, tmp_path, policy=times) as world:
-        async with FakeAgent().connected(world.service.channel) as session:
-            await session.beat()
+    async with (
+        lease_world(database_url, tmp_path, policy=times) as world,
+        FakeAgent().connected(world.service.channel) as session,
+    ):
+        await session.beat()
 
-            async def silent() -> bool:
-                return (await agent_of(world)).state == DISCONNECTED
+        async def silent() -> bool:
+            return (await agent_of(world)).state == DISCONNECTED
 
-            await eventually_async(silent)
-            run = await world.submit()
-            assert session.grants == []
-            await session.beat()
-            assert (await agent_of(world)).state == CONNECTED
-            assert (await session.next_grant()).spec.run == run
+        await eventually_async(silent)
+        run = await world.submit()
+        assert session.grants == []
+        await session.beat()
+        assert (await agent_of(world)).state == CONNECTED
+        assert (await session.next_grant()).spec.run == run
 
 
 async def test_agents_are_listed_by_name_in_pages(world: LeaseWorld):

@@ -19,8 +19,7 @@ SHORT = policy(heartbeat_s=0.1, disconnected_s=0.3, lost_s=0.8)
 
 async def running(world: LeaseWorld, agent: FakeAgent) -> leases_pb2.Grant:
     """Give the agent a run that is RUNNING, and break its connection."""
-    async with agent.connected(world.service.channel) as session:
-        await session.beat()
+    async with agent.connected(world.service.channel, beating=True) as session:
         run = await world.submit()
         grant = await session.next_accepted()
         await session.event(grant, 1, runs_pb2.RUN_STATE_RUNNING)
@@ -54,8 +53,7 @@ async def test_a_late_result_after_another_agent_got_the_run(database_url: str, 
         first, second = FakeAgent("agents/first"), FakeAgent("agents/second")
         old = await running(world, first)
         await world.reaches(old.spec.run, runs_pb2.RUN_STATE_QUEUED)
-        async with second.connected(world.service.channel) as session:
-            await session.beat()
+        async with second.connected(world.service.channel, beating=True) as session:
             new = await session.next_accepted()
             assert (new.epoch, new.attempt) == (2, 2)
             async with first.connected(world.service.channel) as late:
@@ -75,17 +73,16 @@ async def test_an_agent_that_comes_back_on_its_old_stream_learns_what_it_lost(
 ):
     async with lease_world(database_url, tmp_path, policy=SHORT) as world:
         agent = FakeAgent()
-        async with agent.connected(world.service.channel) as session:
-            await session.beat()
+        async with agent.connected(world.service.channel, beating=True) as session:
             run = await world.submit()
             grant = await session.next_accepted()
             await session.beat()
-            # Frozen: the connection lives, the heart does not beat.
+            session.frozen = True  # the connection lives, the heart does not beat
             await world.reaches(run, runs_pb2.RUN_STATE_QUEUED)
             renewed = await session.beat(free_slots=0)
             assert list(renewed.lost_lease_ids) == [grant.lease_id]
             assert await session.finish(grant) == STALE
-            await session.beat()
+            session.frozen = False
             again = await session.next_accepted()
             assert (again.spec.run, again.epoch) == (run, 2)
 
@@ -150,16 +147,18 @@ async def test_a_result_and_the_reaper_race_and_exactly_one_wins(database_url: s
 
 
 async def test_a_scheduled_run_starts_when_it_is_due(database_url: str, tmp_path: Path):
-    async with lease_world(database_url, tmp_path) as world:
-        async with FakeAgent().connected(world.service.channel) as session:
-            await session.beat()
-            due = Timestamp()
-            due.FromDatetime(datetime.now(UTC) + timedelta(seconds=0.6))
-            run = await world.submit(not_before=due)
-            assert (await world.get(run)).state == runs_pb2.RUN_STATE_SCHEDULED
-            grant = await session.next_grant()
-            assert grant.spec.run == run
-            assert datetime.now(UTC) >= due.ToDatetime(UTC)
+    async with (
+        lease_world(database_url, tmp_path) as world,
+        FakeAgent().connected(world.service.channel) as session,
+    ):
+        await session.beat()
+        due = Timestamp()
+        due.FromDatetime(datetime.now(UTC) + timedelta(seconds=0.6))
+        run = await world.submit(not_before=due)
+        assert (await world.get(run)).state == runs_pb2.RUN_STATE_SCHEDULED
+        grant = await session.next_grant()
+        assert grant.spec.run == run
+        assert datetime.now(UTC) >= due.ToDatetime(UTC)
 
 
 async def test_a_scheduled_run_that_was_cancelled_never_starts(database_url: str, tmp_path: Path):

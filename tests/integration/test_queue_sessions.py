@@ -84,7 +84,7 @@ async def test_an_unknown_queue_is_named_with_the_remedy(world: LeaseWorld):
 
 async def test_a_second_agent_of_the_same_name_is_refused(world: LeaseWorld):
     async with FakeAgent().connected(world.service.channel) as session:
-        with pytest.raises(AlreadyExists, match="host-of-one.*another name") as caught:
+        with pytest.raises(AlreadyExists, match=r"host-of-one.*another name") as caught:
             async with FakeAgent().connected(world.service.channel):
                 pass
         assert caught.value.reason == "AGENT_ID_IN_USE"
@@ -138,12 +138,15 @@ async def test_the_same_instance_fences_its_former_session(world: LeaseWorld):
 
 async def test_a_session_superseded_at_another_replica_ends_with_its_next_heartbeat(world: LeaseWorld):
     agent = FakeAgent()
-    async with world.another() as replica, agent.connected(world.service.channel) as old:
-        async with agent.connected(replica.channel) as new:
-            await new.beat()
-            with pytest.raises(Aborted) as caught:
-                await old.beat()
-            assert caught.value.reason == "SESSION_SUPERSEDED"
+    async with (
+        world.another() as replica,
+        agent.connected(world.service.channel) as old,
+        agent.connected(replica.channel) as new,
+    ):
+        await new.beat()
+        with pytest.raises(Aborted) as caught:
+            await old.beat()
+        assert caught.value.reason == "SESSION_SUPERSEDED"
 
 
 async def test_a_reconnect_adopts_what_is_current_and_tells_where_it_stands(world: LeaseWorld):

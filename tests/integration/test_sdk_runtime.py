@@ -103,6 +103,25 @@ assert towline.init({"lr": 2}) is not run
     assert (done.stdout, done.stderr) == ("RUN_STARTED\n", "")
 
 
+def test_a_client_that_was_made_before_a_fork_does_not_hold_up_the_child(folder):
+    code = """
+import os, sys
+from towline.client import Client, Endpoints
+client = Client(Endpoints("127.0.0.1:1", "127.0.0.1:1"))
+child = os.fork()
+if child == 0:
+    try:
+        client.runs.get("a")
+    except RuntimeError as error:
+        print(error)
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    folder.write({"main.py": code})
+    done = folder.python("main.py")
+    assert done.stdout == "this Client is closed, or was made before the process forked\n3\n", done.stderr
+
+
 @pytest.fixture
 def folder(tmp_path):
     return SourceTree(tmp_path)

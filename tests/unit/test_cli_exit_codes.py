@@ -25,7 +25,7 @@ def test_all_violations_are_shown_one_a_line() -> None:
     error = errors.InvalidArgument(
         "config.lr: must be a number; config.depth: is unknown; and 3 more",
         reason="INVALID_CONFIG",
-        metadata={"config.lr": "must be a number", "config.depth": "is unknown"},
+        metadata={"config.depth": "is unknown", "config.lr": "must be a number"},
     )
     assert failures.as_text(error).splitlines() == [
         "the parameters do not fit the job:",

@@ -3,7 +3,7 @@
     with capture_command(["python", "train.py", "--lr", "0.1"], cwd=Path.cwd()) as captured:
         response = await create_job(client, captured)      # uploads the snapshot, adds the version
 
-`captured.spec` is what will be made, `captured.job` the name it gets unless another is given, and
+`captured.job` is the name the job gets unless another is given, `captured.spec(digest)` its content, and
 `captured.warnings` are lines for people. `towline.runtime` records a running program the same way, through
 `towline.capture.recorder`.
 """

@@ -1,35 +1,34 @@
 """How errors are shown: no tracebacks; what is wrong, and each violation on a line of its own."""
 
 import json
+import re
 import sys
+from typing import Final
 
 from towline.cli import exit_codes
-from towline.errors import InvalidArgument, TowlineError
+from towline.errors import TowlineError
 
 __all__ = ["as_text", "show", "show_usage"]
 
 
-def as_text(error: TowlineError) -> str:
-    """Write an error for people; the first line says what is wrong."""
-    violations = [f"{path}: {problem}" for path, problem in error.metadata.items()]
-    joined = "; ".join(violations)
-    if not (isinstance(error, InvalidArgument) and violations and error.message.startswith(joined)):
-        return error.message
-    more = error.message.removeprefix(joined).removeprefix("; ")
-    return "\n".join(
-        [_HEADLINES.get(error.reason, "the request was refused:"), *_indent([*violations, more])]
-    )
-
-
-_HEADLINES = {
+# Errors whose metadata is one violation per entry: path → what is wrong there.
+_HEADLINES: Final = {
     "INVALID_CONFIG": "the parameters do not fit the job:",
     "INVALID_VARIABLE": "the template variables do not fit the queue:",
     "INVALID_TEMPLATE": "the queue's template is wrong:",
 }
 
 
-def _indent(lines: list[str]) -> list[str]:
-    return [f"  {line}" for line in lines if line]
+def as_text(error: TowlineError) -> str:
+    """Write an error for people; the first line says what is wrong."""
+    if error.reason not in _HEADLINES or not error.metadata:
+        return error.message
+    violations = [f"{path}: {problem}" for path, problem in error.metadata.items()]
+    # The metadata has come in no order; the message has them in that of the request.
+    violations.sort(key=error.message.find)
+    more = re.search(r"and \d+ more$", error.message)
+    lines = [*violations, more[0]] if more else violations
+    return "\n  ".join([_HEADLINES[error.reason], *lines])
 
 
 def show(error: TowlineError, *, as_json: bool) -> int:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 __all__ = ["agent", "ending", "facts", "job_version", "run", "state_line", "waiting_line"]
+
+_MOST_REQUIREMENTS: Final = 12
 
 Fact = tuple[str, "RenderableType"]
 
@@ -33,7 +35,8 @@ def facts(rows: Iterable[Fact]) -> Table:
 
 def state_line(run: runs_pb2.Run) -> str:
     """Write one change of a run's state."""
-    return f"{datetime.now():%H:%M:%S} {words.state(run)}{_why(run)}"  # noqa: DTZ005 - local, for people
+    moment = words.when(run.end_time) if run.HasField("end_time") else datetime.now().astimezone()
+    return f"{moment:%H:%M:%S} {words.state(run)}{_why(run)}"
 
 
 def waiting_line(run: runs_pb2.Run) -> str:
@@ -42,7 +45,8 @@ def waiting_line(run: runs_pb2.Run) -> str:
 
 
 def _why(run: runs_pb2.Run) -> str:
-    parts = [run.state_detail] if run.state_detail else []
+    said = run.state_detail and run.state_detail != words.state(run)
+    parts = [run.state_detail] if said else []
     if run.queue_position > 0:
         parts.append(f"{run.queue_position} ahead")
     return f" · {', '.join(parts)}" if parts else ""
@@ -145,7 +149,7 @@ def job_version(version: jobs_pb2.JobVersion, others: Sequence[jobs_pb2.JobVersi
             ("command", " ".join(spec.entrypoint)),
             ("folder", spec.working_dir),
             ("Python", spec.python.version),
-            ("requirements", ", ".join(requirements)),
+            ("requirements", _shortened(requirements)),
             ("defaults", _object(spec.config_json)),
             ("recorded at", commit if provenance.git_commit else ""),
             ("remote", provenance.git_remote),
@@ -157,6 +161,12 @@ def job_version(version: jobs_pb2.JobVersion, others: Sequence[jobs_pb2.JobVersi
             ),
         ]
     )
+
+
+def _shortened(requirements: Sequence[str]) -> str:
+    more = len(requirements) - _MOST_REQUIREMENTS
+    shown = ", ".join(requirements[:_MOST_REQUIREMENTS])
+    return f"{shown}, and {more} more (--json has them)" if more > 0 else shown
 
 
 def _version_line(version: jobs_pb2.JobVersion) -> str:

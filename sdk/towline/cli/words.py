@@ -17,6 +17,7 @@ __all__ = [
     "size",
     "state",
     "state_style",
+    "when",
 ]
 
 _STYLES: Final = {

@@ -49,11 +49,16 @@ class _Loop:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs: not after `stop`, and not in a forked child, which has none of its parent's threads."""
+        return self._thread.is_alive()
+
     def result_of(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end; where the caller is interrupted (Ctrl-C), it is cancelled first."""
-        if self._loop.is_closed():
+        if not self.alive:
             work.close()
-            raise RuntimeError("this Client is closed")
+            raise RuntimeError("this Client is closed, or was made before the process forked")
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -68,10 +73,9 @@ class _Loop:
         turn.result(CANCEL_GRACE_S)
 
     def stop(self) -> None:
-        """End the loop; a second call does nothing."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(CANCEL_GRACE_S)
+        """End the loop."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CANCEL_GRACE_S)
 
 
 class _Synced(Generic[Group]):
@@ -210,5 +214,6 @@ class Client:
 
 
 def _close(client: AsyncClient, loop: _Loop) -> None:
-    loop.result_of(client.close())
-    loop.stop()
+    if loop.alive:
+        loop.result_of(client.close())
+        loop.stop()

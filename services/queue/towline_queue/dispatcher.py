@@ -8,17 +8,18 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towline.errors import TowlineError
 from towline.service.postgres import transaction
 from towline_queue import lease_messages
 from towline_queue.connections import Connections, Session
-from towline_queue.core.matching import Assignment, lanes, match
+from towline_queue.core.matching import Assignment, Offer, lanes, match
 from towline_queue.lease_messages import NewLease
 from towline_queue.signals import POLL, Key, Signals, Topic
 from towline_queue.storage import claims
@@ -67,13 +68,14 @@ class Dispatcher:
 
     async def hand_out(self) -> int:
         """Hand out what fits now, at most one batch, and return how many runs that were."""
-        offers = [session.offer() for session in self._connections]
-        if not any(offer.free_slots for offer in offers):
+        sessions = {session: session.offer() for session in self._connections}
+        if not any(offer.free_slots for offer in sessions.values()):
             return 0
         spent: dict[str, tuple[Session, Assignment, int]] = {}
         claimed: Sequence[Claimed] = ()
         try:
             async with transaction(self._engine) as connection:
+                offers = await _without_held_gpus(connection, sessions)
                 waiting = await claims.take(connection, lanes(offers))
                 assignments = match(offers, waiting, reserve_after=self._reserve_after)
                 # Spent before the claim, so that a heartbeat that comes meanwhile cannot free them again.
@@ -110,6 +112,18 @@ class Dispatcher:
             _log.info("%s could not have %s", session.identity.agent, assignment.run)
             session.credits.give_back(seq)
             session.credits.distrust()
+
+
+async def _without_held_gpus(connection: AsyncConnection, sessions: Mapping[Session, Offer]) -> list[Offer]:
+    """Take GPUs out of the offers that leases of their agents hold: what an agent says may be out of date."""
+    agents = [session.identity.agent for session, offer in sessions.items() if offer.free_gpus]
+    if not agents:
+        return list(sessions.values())
+    held = await claims.held_gpus(connection, agents)
+    return [
+        replace(offer, free_gpus=offer.free_gpus - held.get(session.identity.agent, set()))
+        for session, offer in sessions.items()
+    ]
 
 
 async def _pause() -> None:

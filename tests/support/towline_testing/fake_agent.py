@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import grpc
 
-from towline.errors import TowlineError
+from towline.errors import TowlineError, Unavailable
 from towline.rpc.status import to_error
 from towline.v1 import leases_pb2, leases_pb2_grpc, runs_pb2
 
@@ -123,8 +123,11 @@ class FakeSession:
         self.drained = False
         self.inventory_wanted = False
         self.go_away: leases_pb2.GoAway | None = None
+        self.frozen = False
+        """Whether it sends no heartbeats by itself."""
         self._call = call
         self._changed = asyncio.Condition()
+        self._writing = asyncio.Lock()
         self._seq = 0
         self._generation = 0
         self._taken = 0
@@ -139,7 +142,7 @@ class FakeSession:
         await self.say(hello=hello)
         await self.until(lambda: self.welcome or self.ended)
         if self.welcome is None:
-            raise self.error or AssertionError("the stream ended")
+            raise self.error or Unavailable("the stream ended", reason="STREAM_ENDED")
 
     async def read(self) -> None:
         try:
@@ -189,7 +192,8 @@ class FakeSession:
 
     async def say(self, **fields: object) -> None:
         """Send one message; the fields are those of StreamLeasesRequest."""
-        await self._call.write(leases_pb2.StreamLeasesRequest(**fields))
+        async with self._writing:  # grpc takes one write at a time
+            await self._call.write(leases_pb2.StreamLeasesRequest(**fields))
 
     def heartbeat(self, **fields: object) -> leases_pb2.Heartbeat:
         """Make the next heartbeat: what is free is what no held lease uses."""
@@ -212,13 +216,14 @@ class FakeSession:
         await self.say(heartbeat=heartbeat)
         await self.until(lambda: self.ended or (self.renewed and self.renewed[-1].ack_seq >= heartbeat.seq))
         if not self.renewed or self.renewed[-1].ack_seq < heartbeat.seq:
-            raise self.error or AssertionError("the stream ended")
+            raise self.error or Unavailable("the stream ended", reason="STREAM_ENDED")
         return self.renewed[-1]
 
     async def keep_beating(self) -> None:
         await self.until(lambda: self.welcome or self.ended)
         while not self.ended:
-            await self.say(heartbeat=self.heartbeat())
+            if not self.frozen:
+                await self.say(heartbeat=self.heartbeat())
             await asyncio.sleep(self.welcome.heartbeat_interval.ToTimedelta().total_seconds())
 
     async def next_grant(self, within: float = WITHIN_S) -> leases_pb2.Grant:
@@ -269,7 +274,7 @@ class FakeSession:
         await self.say(finishes=[finish])
         await self.until(lambda: finish_id in self.confirms or self.ended)
         if finish_id not in self.confirms:
-            raise self.error or AssertionError("the stream ended")
+            raise self.error or Unavailable("the stream ended", reason="STREAM_ENDED")
         self.agent.held.pop(grant.lease_id, None)
         return self.confirms[finish_id]
 

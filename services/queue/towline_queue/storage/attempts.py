@@ -86,7 +86,7 @@ async def finish(connection: AsyncConnection, results: Sequence[Result]) -> set[
 async def finish_ids(
     connection: AsyncConnection, keys: Sequence[AttemptKey]
 ) -> dict[AttemptKey, UUID | None]:
-    """Return the id of each attempt's committed result, None while there is none; unknown ones are missing."""
+    """Return the id of each known attempt's committed result, None while there is none."""
     rows = await connection.execute(
         select(attempts.c.run, attempts.c.epoch, attempts.c.finish_id).where(
             tuple_(attempts.c.run, attempts.c.epoch).in_(keys)

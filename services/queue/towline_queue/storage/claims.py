@@ -1,9 +1,11 @@
 """Handing out waiting runs, in one transaction of three statements: take, (decide), claim."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.v1 import runs_pb2
@@ -11,8 +13,9 @@ from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.matching import Assignment, Lane, WaitingRun
 from towline_queue.core.transitions import CLAIM
 from towline_queue.storage.statements import statement
+from towline_queue.storage.tables import leases
 
-__all__ = ["Claimed", "claim", "take"]
+__all__ = ["Claimed", "claim", "held_gpus", "take"]
 
 _PRIORITIES = [number for number in runs_pb2.Priority.values() if number]
 
@@ -55,6 +58,17 @@ async def take(connection: AsyncConnection, lanes: Sequence[Lane]) -> list[Waiti
     return [
         WaitingRun(row.run, row.queue, row.shape, row.priority, row.seq, waited=row.waited) for row in rows
     ]
+
+
+async def held_gpus(connection: AsyncConnection, agent_names: Collection[str]) -> dict[str, set[str]]:
+    """Return the GPUs that leases of each agent hold, whatever the agent says."""
+    held: dict[str, set[str]] = defaultdict(set)
+    rows = await connection.execute(
+        select(leases.c.agent, leases.c.gpu_ids).where(leases.c.agent.in_(agent_names))
+    )
+    for row in rows:
+        held[row.agent].update(row.gpu_ids)
+    return held
 
 
 async def claim(

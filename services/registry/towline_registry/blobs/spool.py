@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from towline.errors import Unavailable
+from towline_registry.blobs.durable import settle
 from towline_registry.core.digests import Digest, hex_digits, named
 from towline_registry.core.uploads import UploadKey, in_progress
 
@@ -39,14 +40,11 @@ class SpooledUpload:
 
     def rehash(self) -> None:
         """Take the bytes that are already there into the digest."""
-        position = 0
-        while position < self.size:
+        for position in range(0, self.size, _REHASH_BYTES):
             with self._at_work:
                 if self._closed:
                     return
-                piece = os.pread(self._descriptor, _REHASH_BYTES, position)
-            self._hash.update(piece)
-            position += len(piece)
+                self._hash.update(os.pread(self._descriptor, _REHASH_BYTES, position))
 
     def append(self, data: bytes) -> None:
         """Write bytes at the end."""
@@ -61,9 +59,9 @@ class SpooledUpload:
 
     def settle(self) -> int:
         """Make what is there durable and give its size in bytes."""
-        with self._at_work:
-            os.fsync(self._descriptor)
-            return self.size
+        settle(self.path)
+        settle(self.path.parent)
+        return self.size
 
     def digest(self) -> Digest:
         """Give the digest of all bytes, those from before included."""
@@ -71,7 +69,7 @@ class SpooledUpload:
 
     def drop(self) -> None:
         """Remove the file."""
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the file, once no thread writes to it any more."""
@@ -118,16 +116,14 @@ class Spool:
 
     def committed_size(self, key: UploadKey) -> int:
         """Make what is kept of an upload durable and give its size in bytes; 0 for an unknown one."""
+        path = self._path(key)
         try:
-            descriptor = os.open(self._path(key), os.O_RDONLY)
+            size = path.stat().st_size
+            settle(path)
         except FileNotFoundError:
             return 0
-        try:
-            size = os.fstat(descriptor).st_size
-            os.fsync(descriptor)
-            return size
-        finally:
-            os.close(descriptor)
+        settle(self._folder)
+        return size
 
     def drop(self, key: UploadKey) -> None:
         """Remove what is kept of an upload, unless a stream holds it."""

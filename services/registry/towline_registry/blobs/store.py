@@ -16,6 +16,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from towline.errors import Internal, InvalidArgument, Unavailable
 from towline.rpc.channel import MAX_CHUNK_BYTES
+from towline_registry.blobs.durable import settle
 from towline_registry.core.digests import Digest, hex_digits, of
 
 if TYPE_CHECKING:  # obstore has these for type checkers alone
@@ -49,10 +50,6 @@ class BlobStore(Protocol):
         """Keep the bytes of a file of this size; when it returns they are durable. Again does no harm."""
         ...
 
-    async def size(self, digest: Digest) -> int | None:
-        """Give the size in bytes of what is kept; None where nothing is."""
-        ...
-
     def read(self, digest: Digest, *, start: int, end: int) -> AsyncIterator[bytes]:
         """Give the bytes from `start` up to `end`, in order, in pieces of at most 1 MiB.
 
@@ -84,14 +81,6 @@ class ObjectBlobs:
                 chunk_size=max(_PART_BYTES, -(-size_bytes // _MAX_PARTS)),
                 max_concurrency=_PARTS_AT_ONCE,
             )
-
-    async def size(self, digest: Digest) -> int | None:
-        """See BlobStore."""
-        with self._translated():
-            try:
-                return (await obstore.head_async(self._store, _key(digest)))["size"]
-            except FileNotFoundError:
-                return None
 
     async def read(self, digest: Digest, *, start: int, end: int) -> AsyncIterator[bytes]:
         """See BlobStore."""
@@ -135,6 +124,7 @@ class FolderBlobs(ObjectBlobs):
     def __init__(self, folder: Path) -> None:
         super().__init__(LocalStore(folder, mkdir=True), folder.as_uri())
         self._folder = folder
+        # Folders that are themselves durable entries of those above them; there are 256 at most.
         self._settled: set[Path] = set()
 
     async def put(self, digest: Digest, source: Path, size_bytes: int) -> None:
@@ -145,14 +135,15 @@ class FolderBlobs(ObjectBlobs):
 
     def _settle(self, file: Path) -> None:
         """Make a file survive a power cut, which obstore leaves to the operating system."""
-        _fsync(file)
-        _fsync(file.parent)
+        settle(file)
+        settle(file.parent)
+        if file.parent in self._settled:
+            return
         for folder in file.parent.parents:
-            if folder == self._folder.parent or folder in self._settled:
+            settle(folder)
+            if folder == self._folder:
                 break
-            _fsync(folder)
-        # The folders above do not change once this one is in them.
-        self._settled.add(file.parent.parent)
+        self._settled.add(file.parent)
 
 
 async def open_blob_store(url: str) -> BlobStore:
@@ -191,11 +182,3 @@ def _opened(url: str) -> BlobStore:
 def _key(digest: Digest) -> str:
     digits = hex_digits(digest)
     return f"blobs/sha256/{digits[:2]}/{digits[2:]}"
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,8 @@ from towline_registry.storage import blobs
 
 __all__ = ["Progress", "Transfers"]
 
+# Each takes up to 32 MiB of memory.
+_PUTS_AT_ONCE: Final = 16
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,6 +45,7 @@ class Transfers:
         self._engine = engine
         self._store = store
         self._spool = spool
+        self._puts = asyncio.Semaphore(_PUTS_AT_ONCE)
 
     async def receive(self, upload: Upload, pieces: AsyncIterator[bytes]) -> Progress:
         """Take the bytes of one stream; a stream that ends early leaves what came.
@@ -60,7 +63,8 @@ class Transfers:
         with _disk_full_translated(), self._spool.holding(upload.key) as spooled:
             if spooled.size != upload.offset:
                 raise offset_mismatch(upload, await asyncio.to_thread(spooled.settle))
-            await asyncio.to_thread(spooled.rehash)
+            if spooled.size:
+                await asyncio.to_thread(spooled.rehash)
             async for piece in pieces:
                 if spooled.size + len(piece) > upload.size_bytes:
                     spooled.drop()
@@ -100,7 +104,8 @@ class Transfers:
         if digest != upload.key.digest:
             spooled.drop()
             raise digest_mismatch(upload, digest)
-        await self._store.put(digest, spooled.path, spooled.size)
+        async with self._puts:
+            await self._store.put(digest, spooled.path, spooled.size)
         async with transaction(self._engine) as connection:
             await blobs.add(connection, digest, spooled.size)
         spooled.drop()
