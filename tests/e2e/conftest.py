@@ -10,7 +10,7 @@ import pytest
 
 from towline.client import Client
 from towline.v1 import docker_pb2, queues_pb2
-from towline_testing.postgres import running_postgres
+from towline_testing.postgres import EMBEDDED, running_postgres
 from towline_testing.stack import Stack
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Registry, queue and agent as processes on PostgreSQL 18 and the machine's Docker Engine."""
-    with running_postgres("18") as postgres:
+    with running_postgres(EMBEDDED) as postgres:
         stack = Stack(tmp_path_factory.mktemp("stack"), postgres.url())
         try:
             stack.start("registry", "queue")

@@ -19,8 +19,10 @@ from towline_agent.registry import Registry as RegistryClient
 from towline_agent.sources import Sources
 from towline_testing.agent import code_spec, launch_spec
 from towline_testing.engine import base_image, containers, docker, image_id
+from towline_testing.image_registry import image_registry
 from towline_testing.postgres import PostgresServer, running_postgres
 from towline_testing.registry import Registry, digest_of, registry_service, registry_settings
+from towline_testing.waiting import eventually_async
 
 pytestmark = pytest.mark.docker
 
@@ -100,6 +102,9 @@ class Builds:
             self.made.append(got.facts.id)
         return got
 
+    async def container(self) -> list[str]:
+        return containers(towline_builder=self.name)
+
     def left_over(self) -> list[str]:
         return [*containers(towline_builder=self.name), *self.work.iterdir()]
 
@@ -107,17 +112,27 @@ class Builds:
 @pytest.fixture
 async def builds(engine: DockerEngine, registry: Registry, tmp_path: Path) -> AsyncIterator[Builds]:
     made = Builds(engine, registry, tmp_path / "work")
-    dangling = docker("images", "--quiet", "--filter=dangling=true").split()
     yield made
     assert not made.left_over()
-    assert set(docker("images", "--quiet", "--filter=dangling=true").split()) <= set(dangling)
+    built = f"--filter=label={LABEL_BUILDER}"
+    assert not docker("images", "--quiet", "--filter=dangling=true", built)
     for image in set(made.made):
         docker("rmi", "--force", image)
+
+
+def exported(image: str) -> bytes:
+    """All of an image: its layers and its configuration, as one archive."""
+    return subprocess.run(["docker", "save", image], capture_output=True, check=True).stdout
 
 
 def unique() -> str:
     """A program like no other, so that its image is not there yet."""
     return f"print('{uuid4().hex}')\n"
+
+
+def always() -> str:
+    """A marker that always holds and is like no other, so that an environment is not there yet."""
+    return f'platform_version != "{uuid4().hex}"'
 
 
 def run_in(image: str, *command: str) -> str:
@@ -147,7 +162,7 @@ async def test_an_image_is_built_once_and_then_reused(builds: Builds) -> None:
 
 
 async def test_other_source_same_environment(builds: Builds) -> None:
-    requirements = ("six==1.17.0", "# like no other " + uuid4().hex)
+    requirements = ("six==1.17.0", f"idna==3.10; {always()}")
     one = await builds(code_spec(*await builds.source(main_py=unique()), requirements=requirements))
     builds.log.data = b""
     two = await builds(code_spec(*await builds.source(main_py=unique()), requirements=requirements[::-1]))
@@ -192,11 +207,13 @@ async def test_a_line_that_is_no_requirement_is_told(builds: Builds) -> None:
 
 async def test_pins_that_contradict_each_other_are_installed_as_recorded(builds: Builds) -> None:
     # requests 2.31 wants urllib3 < 3 and certifi; pip would have kept this environment.
-    pins = ("requests==2.31.0", "urllib3==1.20")
+    pins = ("requests==2.31.0", f"urllib3==1.20; {always()}")
     job = code_spec(*await builds.source(main_py=unique()), requirements=pins)
     got = await builds(job)
     assert isinstance(got, Ready), builds.log.data
-    installed = run_in(got.facts.id, "python", "-c", "import importlib.metadata as m; print(m.version('urllib3'))")
+    installed = run_in(
+        got.facts.id, "python", "-c", "import importlib.metadata as m; print(m.version('urllib3'))"
+    )
     assert installed == "1.20"
     assert b"installing exactly what is listed" in builds.log.data
 
@@ -212,7 +229,7 @@ async def test_no_credentials_and_no_authorities_are_in_the_image_or_the_log(bui
     # Where nothing needs to be installed, an image comes of it.
     got = await builds(code_spec(*await builds.source(main_py=unique())))
     assert isinstance(got, Ready)
-    saved = subprocess.run(["docker", "save", got.facts.id], capture_output=True, check=True).stdout
+    saved = exported(got.facts.id)
     assert secret.encode() not in saved
     assert b"ca.pem" not in saved and b"uv.toml" not in saved
     authorities = ("find", "/etc/ssl/certs", "-type", "f", "-newer", "/opt/venv/pyvenv.cfg")
@@ -221,13 +238,12 @@ async def test_no_credentials_and_no_authorities_are_in_the_image_or_the_log(bui
 
 
 async def test_a_cancelled_build_leaves_nothing(builds: Builds) -> None:
-    requirements = ("scipy==1.14.1", "# like no other " + uuid4().hex)
+    requirements = (f"scipy==1.14.1; {always()}",)
     job = code_spec(*await builds.source(main_py=unique()), requirements=requirements)
     with pytest.raises(asyncio.CancelledError):
         async with asyncio.TaskGroup() as group:
             task = group.create_task(builds(job))
-            while not containers(towline_builder=builds.name):
-                await asyncio.sleep(0.01)
+            await eventually_async(builds.container)
             task.cancel()
         await task
     assert not builds.left_over()
@@ -297,7 +313,9 @@ def commit(folder: Path, **files: str) -> str:
     who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
     for command in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "x")):
         subprocess.run(["git", *command], cwd=folder, check=True)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
+    )
     return head.stdout.strip()
 
 
@@ -357,3 +375,27 @@ async def test_image_jobs_without_an_image_fail(
     assert isinstance(got, leases_pb2.AttemptResult)
     assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_PULL
     assert reference in got.failure.message and word in got.failure.message
+
+
+@pytest.mark.parametrize("by_digest", [False, True])
+async def test_image_jobs_pull_what_is_not_there(builds: Builds, by_digest: bool) -> None:
+    with image_registry(uuid4().bytes) as served:
+        reference = served.by_digest if by_digest else served.reference
+        job = jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference=reference))
+        first = await builds(job)
+        assert isinstance(first, Ready), first
+        assert first.outcome == runs_pb2.IMAGE_OUTCOME_PULLED
+        assert first.facts.id == served.image_id and first.facts.environment == ("FROM=registry",)
+        assert any(told.startswith(f"pulling {reference}: ") for told in builds.told)
+        assert await builds(job) == Ready(first.facts, REUSED)
+        always = docker_pb2.DockerImageOptions(pull_policy=docker_pb2.PULL_POLICY_ALWAYS)
+        assert await builds(job, image=always) == Ready(first.facts, REUSED), "the registry has the same"
+
+
+async def test_a_tag_that_a_registry_does_not_have(builds: Builds) -> None:
+    with image_registry(b"x") as served:
+        reference = served.reference.replace("latest", "absent")
+        got = await builds(jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference=reference)))
+    assert isinstance(got, leases_pb2.AttemptResult)
+    assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_PULL
+    assert reference in got.failure.message and "manifest" in got.failure.message

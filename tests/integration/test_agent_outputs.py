@@ -1,6 +1,5 @@
 """Outputs: kept as an artifact of the run, however it ended; a registry that is away is waited for."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -11,7 +10,7 @@ import pytest
 
 from towline.v1 import artifacts_pb2, leases_pb2, runs_pb2
 from towline_testing.agent import AgentProcess, python_spec
-from towline_testing.engine import containers, docker, remove_containers
+from towline_testing.engine import containers, remove_containers
 from towline_testing.lease_peer import LeasePeer
 from towline_testing.postgres import PostgresServer, running_postgres
 from towline_testing.registry import Registry, registry_service, registry_settings
@@ -38,6 +37,7 @@ class Place:
         name = f"outputs_{uuid4().hex}"
         database.psql(f"CREATE DATABASE {name}")
         self.settings = registry_settings(database.url(name), folder)
+        self.peer = peer
         self.agent = AgentProcess(folder / "a", {"TOWLINE_AGENT_QUEUE_ADDRESS": peer.address})
 
     @asynccontextmanager
@@ -46,9 +46,10 @@ class Place:
             self.settings = self.settings.model_copy(update={"listen": service.address})
             yield service
 
-    def start_agent(self) -> None:
+    async def start_agent(self) -> None:
         self.agent.settings["TOWLINE_AGENT_REGISTRY_ADDRESS"] = self.settings.listen
         self.agent.start()
+        await self.peer.until(lambda: any(beat.free_slots for beat in self.peer.beats))
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ os.mkfifo(out / "pipe")
 
 async def test_files_are_kept_and_links_are_named(place: Place, peer: LeasePeer) -> None:
     async with place.registry() as registry:
-        place.start_agent()
+        await place.start_agent()
         grant = await peer.grant(python_spec(WRITES_OUTPUTS + "print('done')"))
         result = await peer.finish_of(grant)
         assert result.outcome == runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, result
@@ -106,14 +107,14 @@ async def test_files_are_kept_and_links_are_named(place: Place, peer: LeasePeer)
 
 async def test_nothing_written_is_no_artifact(place: Place, peer: LeasePeer) -> None:
     async with place.registry():
-        place.start_agent()
+        await place.start_agent()
         grant = await peer.grant(python_spec(""))
         assert (await peer.finish_of(grant)).outputs == ""
 
 
 async def test_a_failed_run_keeps_what_it_wrote(place: Place, peer: LeasePeer) -> None:
     async with place.registry() as registry:
-        place.start_agent()
+        await place.start_agent()
         grant = await peer.grant(python_spec(WRITES_OUTPUTS + "sys.exit(3)"))
         result = await peer.finish_of(grant)
         assert result.exit_code == 3
@@ -122,7 +123,7 @@ async def test_a_failed_run_keeps_what_it_wrote(place: Place, peer: LeasePeer) -
 
 async def test_a_cancelled_run_keeps_what_it_wrote(place: Place, peer: LeasePeer) -> None:
     async with place.registry() as registry:
-        place.start_agent()
+        await place.start_agent()
         program = WRITES_OUTPUTS + "print('ready', flush=True)\nimport time; time.sleep(600)"
         grant = await peer.grant(python_spec(program, user="4321"))
         await peer.until(lambda: peer.output(grant), within=30)
@@ -135,7 +136,7 @@ async def test_a_cancelled_run_keeps_what_it_wrote(place: Place, peer: LeasePeer
 async def test_a_registry_that_is_away_is_waited_for(place: Place, peer: LeasePeer) -> None:
     async with place.registry():
         pass
-    place.start_agent()
+    await place.start_agent()
     grant = await peer.grant(python_spec(WRITES_OUTPUTS))
 
     def waits() -> bool:
@@ -151,7 +152,7 @@ async def test_a_registry_that_is_away_is_waited_for(place: Place, peer: LeasePe
 async def test_an_agent_killed_while_it_keeps_outputs(place: Place, peer: LeasePeer) -> None:
     async with place.registry():
         pass
-    place.start_agent()
+    await place.start_agent()
     grant = await peer.grant(python_spec(WRITES_OUTPUTS + "print('done')"))
     await peer.state_of(grant, runs_pb2.RUN_STATE_STOPPING)
     place.agent.kill()
@@ -167,7 +168,7 @@ async def test_an_agent_killed_while_it_keeps_outputs(place: Place, peer: LeaseP
 async def test_a_dropped_run_makes_no_artifact(place: Place, peer: LeasePeer) -> None:
     async with place.registry():
         pass
-    place.start_agent()
+    await place.start_agent()
     grant = await peer.grant(python_spec(WRITES_OUTPUTS))
     await peer.state_of(grant, runs_pb2.RUN_STATE_STOPPING)
     renewed = leases_pb2.Renewed(ack_seq=1, lost_lease_ids=[grant.lease_id])

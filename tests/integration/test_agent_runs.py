@@ -8,10 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from towline.v1 import runs_pb2
+from towline.errors import Aborted, AlreadyExists, NotFound
+from towline.rpc.channel import open_channel
+from towline.v1 import agent_pb2, agent_pb2_grpc, jobs_pb2, leases_pb2, runs_pb2
 from towline_testing.agent import AgentProcess, image_spec, launch_spec, python_spec
 from towline_testing.engine import (
+    EngineProxy,
     base_image,
     containers,
     docker,
@@ -21,7 +25,6 @@ from towline_testing.engine import (
     volumes,
 )
 from towline_testing.lease_peer import LeasePeer
-from towline.v1 import jobs_pb2
 
 pytestmark = pytest.mark.docker
 
@@ -111,8 +114,10 @@ print(towline.__file__)
 async def test_limits_and_rights_are_the_queues(peer: LeasePeer, agent: AgentProcess) -> None:
     program = """
 import os, resource
-status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
-print(os.getuid(), os.getgid(), status["CapBnd"].strip(), status["NoNewPrivs"], os.statvfs("/dev/shm").f_frsize * os.statvfs("/dev/shm").f_blocks)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+shm = os.statvfs("/dev/shm")
+rights = [status[name].strip() for name in ("CapBnd", "NoNewPrivs")]
+print(os.getuid(), os.getgid(), *rights, shm.f_frsize * shm.f_blocks)
 print(resource.getrlimit(resource.RLIMIT_NOFILE))
 open("/tmp/x", "w"); open("/towline/outputs/x", "w")
 try:
@@ -307,8 +312,6 @@ async def test_a_result_that_nobody_confirmed_is_sent_again(peer: LeasePeer, age
 
 
 async def test_a_stale_lease_is_stopped_and_dropped(peer: LeasePeer, agent: AgentProcess) -> None:
-    from towline.v1 import leases_pb2
-
     grant = await peer.grant(python_spec("import time; time.sleep(600)"))
     await peer.state_of(grant, RUNNING)
     peer.verdicts[grant.lease_id] = leases_pb2.VERDICT_ACTION_STOP_STALE
@@ -319,8 +322,6 @@ async def test_a_stale_lease_is_stopped_and_dropped(peer: LeasePeer, agent: Agen
 
 
 async def test_a_lost_lease_is_stopped_and_dropped(peer: LeasePeer, agent: AgentProcess) -> None:
-    from towline.v1 import leases_pb2
-
     grant = await peer.grant(python_spec(IGNORES_SIGTERM, grace_s=1))
     await peer.until(lambda: peer.output(grant) == b"ready\n", within=30)
     renewed = leases_pb2.Renewed(ack_seq=1, lost_lease_ids=[grant.lease_id])
@@ -330,8 +331,6 @@ async def test_a_lost_lease_is_stopped_and_dropped(peer: LeasePeer, agent: Agent
 
 
 async def test_a_cancel_that_came_while_no_agent_was_there(peer: LeasePeer, agent: AgentProcess) -> None:
-    from towline.v1 import leases_pb2
-
     grant = await peer.grant(python_spec("import time; print('x', flush=True); time.sleep(600)"))
     await peer.until(lambda: peer.output(grant) == b"x\n", within=30)
     agent.kill()
@@ -378,8 +377,6 @@ async def test_slots_are_not_granted_twice(peer: LeasePeer, agent: AgentProcess)
 
 
 async def test_drain_ends_the_agent_when_its_last_run_has(peer: LeasePeer, agent: AgentProcess) -> None:
-    from towline.v1 import leases_pb2
-
     grant = await peer.grant(python_spec("import time; time.sleep(600)"))
     await peer.state_of(grant, RUNNING)
     await peer.say(leases_pb2.StreamLeasesResponse(drain=leases_pb2.Drain()))
@@ -392,19 +389,98 @@ async def test_drain_ends_the_agent_when_its_last_run_has(peer: LeasePeer, agent
     assert await agent.ended() == 0
 
 
-async def test_logs_go_on_after_the_queue_service_was_away(peer: LeasePeer, agent: AgentProcess) -> None:
+async def test_a_queue_service_that_restarts(tmp_path: Path) -> None:
     program = "import time\nfor i in range(300): print(f'{i:0199}'); time.sleep(0.01)"
-    grant = await peer.grant(python_spec(program))
-    await peer.until(lambda: len(peer.output(grant)) > 5000, within=30)
-    # (the same address again: see serving)
-    result = await peer.finish_of(grant)
-    assert result.log_size == 300 * 200
-    assert peer.output(grant) == b"".join(b"%0199d\n" % i for i in range(300))
+    peer = LeasePeer()
+    async with peer.serving():
+        agent = AgentProcess(tmp_path / "a", {"TOWLINE_AGENT_QUEUE_ADDRESS": peer.address})
+        agent.start()
+        await peer.until(lambda: any(beat.free_slots for beat in peer.beats))
+        grant = await peer.grant(python_spec(program))
+        await peer.until(lambda: len(peer.output(grant)) > 5000, within=30)
+    try:
+        (container,) = containers(towline_run=grant.spec.run)
+        await asyncio.to_thread(docker, "wait", container)
+        async with peer.serving(peer.address):
+            result = await peer.finish_of(grant)
+            assert result.log_size == 300 * 200
+            assert peer.output(grant) == b"".join(b"%0199d\n" % i for i in range(300))
+            assert peer.hellos[1].session_id, "the same process, so the queue service can tell"
+            await peer.until(lambda: not containers(towline_run=grant.spec.run))
+    finally:
+        agent.kill()
+        remove_containers(towline_agent=f"agents/{agent.name}")
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[EngineProxy]:
+    proxy = EngineProxy(tmp_path / "docker.sock")
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [(0, None), (3, runs_pb2.FAILURE_CAUSE_USER_ERROR), (137, runs_pb2.FAILURE_CAUSE_CONTROL_PLANE)],
+)
+async def test_an_engine_that_stops_and_comes_back(
+    peer: LeasePeer, tmp_path: Path, engine: EngineProxy, code: int, cause: int | None
+) -> None:
+    settings = {"TOWLINE_AGENT_QUEUE_ADDRESS": peer.address, "TOWLINE_AGENT_DOCKER_HOST": engine.url}
+    agent = AgentProcess(tmp_path / "a", settings)
+    agent.start()
+    try:
+        await peer.until(lambda: any(beat.free_slots for beat in peer.beats))
+        program = f"""
+import os, time
+print("one", flush=True)
+while not os.path.exists("/towline/go"): time.sleep(0.05)
+print("two", flush=True)
+os._exit({code})
+"""
+        grant = await peer.grant(python_spec(program))
+        await peer.until(lambda: peer.output(grant) == b"one\n", within=30)
+        await engine.stop()
+        await peer.until(lambda: "Docker Engine does not answer" in peer.events[-1].detail)
+        assert peer.beats[-1].free_slots == 0
+        (container,) = containers(towline_run=grant.spec.run)
+        docker("exec", container, "touch", "/towline/go")
+        await asyncio.to_thread(docker, "wait", container)
+        await engine.start()
+        result = await peer.finish_of(grant)
+        assert result.exit_code == code
+        assert result.failure.cause == (cause or 0)
+        assert peer.output(grant) == b"one\ntwo\n"
+        await peer.until(lambda: peer.beats[-1].free_slots == 1)
+    finally:
+        agent.kill()
+        remove_containers(towline_agent=f"agents/{agent.name}")
+
+
+async def test_the_agent_tells_how_it_is(peer: LeasePeer, agent: AgentProcess) -> None:
+    grant = await peer.grant(python_spec("import time; time.sleep(600)"))
+    await peer.state_of(grant, RUNNING)
+    async with open_channel(f"unix:{agent.folder}/s") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        check = await health.Check(health_pb2.HealthCheckRequest(service="towline.v1.AgentService"))
+        assert check.status == health_pb2.HealthCheckResponse.SERVING
+        stub = agent_pb2_grpc.AgentServiceStub(channel)
+        status = await stub.GetStatus(agent_pb2.GetStatusRequest())
+        assert status.agent == f"agents/{agent.name}"
+        assert status.connected and status.engine_ready and not status.draining and not status.detail
+        assert status.capacity.slots == 2
+        (lease,) = status.leases
+        assert lease.lease_id == grant.lease_id and lease.state == RUNNING
+        assert lease.container_id == containers(towline_run=grant.spec.run)[0]
+        await stub.Drain(agent_pb2.DrainRequest())
+        assert (await stub.GetStatus(agent_pb2.GetStatusRequest())).draining
+    await peer.until(lambda: peer.drains == 1)
+    await peer.cancel(grant, timedelta(0))
+    assert await agent.ended() == 0
 
 
 async def test_a_log_that_is_refused_holds_up_no_other(peer: LeasePeer, agent: AgentProcess) -> None:
-    from towline.errors import NotFound
-
     one, two = python_spec("print('one')"), python_spec("print('two')")
     peer.log_refusals[one.run] = NotFound("no such run", reason="RUN_NOT_FOUND")
     grants = [await peer.grant(one), await peer.grant(two)]
@@ -420,8 +496,6 @@ async def test_a_large_log_is_complete_before_the_result(peer: LeasePeer, agent:
 
 
 async def test_an_agent_that_is_refused_says_why(peer: LeasePeer, tmp_path: Path) -> None:
-    from towline.errors import AlreadyExists
-
     peer.refusal = AlreadyExists("agents/x is connected from node-7", reason="AGENT_ID_IN_USE")
     agent = AgentProcess(tmp_path / "b", {"TOWLINE_AGENT_QUEUE_ADDRESS": peer.address})
     agent.start()
@@ -431,8 +505,6 @@ async def test_an_agent_that_is_refused_says_why(peer: LeasePeer, tmp_path: Path
 
 
 async def test_a_superseded_agent_leaves_its_containers_alone(peer: LeasePeer, agent: AgentProcess) -> None:
-    from towline.errors import Aborted
-
     grant = await peer.grant(python_spec("import time; time.sleep(600)"))
     await peer.state_of(grant, RUNNING)
     await peer.say(Aborted("another process of this agent has connected", reason="SESSION_SUPERSEDED"))
@@ -442,8 +514,6 @@ async def test_a_superseded_agent_leaves_its_containers_alone(peer: LeasePeer, a
 
 
 async def test_a_queue_that_is_made_later(peer: LeasePeer, tmp_path: Path) -> None:
-    from towline.errors import NotFound
-
     peer.refusal = NotFound("queues/default does not exist", reason="QUEUE_NOT_FOUND")
     agent = AgentProcess(tmp_path / "b", {"TOWLINE_AGENT_QUEUE_ADDRESS": peer.address})
     agent.start()

@@ -1,6 +1,7 @@
 """Logs over gRPC: appended, fenced, read, followed."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -43,7 +44,13 @@ async def append(service: QueueService, *requests: logs_pb2.AppendLogsRequest) -
 
 
 async def tail(
-    service: QueueService, run: str, *, offset: int = 0, epoch: int = 0, stream: int = OUTPUT, follow: bool = False
+    service: QueueService,
+    run: str,
+    *,
+    offset: int = 0,
+    epoch: int = 0,
+    stream: int = OUTPUT,
+    follow: bool = False,
 ) -> list[tuple[int, int, bytes]]:
     request = logs_pb2.TailLogsRequest(run=run, epoch=epoch, stream=stream, offset=offset, follow=follow)
     return [(part.epoch, part.offset, part.data) async for part in service.logs.TailLogs(request)]
@@ -52,7 +59,7 @@ async def tail(
 async def text(service: QueueService, run: str, **wanted: object) -> bytes:
     """Read a log and check that its pieces follow each other within each attempt."""
     parts = await tail(service, run, **wanted)
-    for (epoch, offset, data), (next_epoch, next_offset, _) in zip(parts, parts[1:], strict=False):
+    for (epoch, offset, data), (next_epoch, next_offset, _) in itertools.pairwise(parts):
         assert next_epoch > epoch or next_offset == offset + len(data)
     assert all(0 < len(data) <= MAX_CHUNK_BYTES for _, _, data in parts)
     return b"".join(data for _, _, data in parts)

@@ -75,7 +75,10 @@ def service(database_url: str, tmp_path: Path) -> Iterator[tuple[subprocess.Pope
     """A running service, and its address."""
     file = tmp_path / "address"
     process = spawn(
-        LISTEN="127.0.0.1:0", DATABASE_URL=database_url, ADDRESS_FILE=str(file), REGISTRY_ADDRESS="127.0.0.1:1"
+        LISTEN="127.0.0.1:0",
+        DATABASE_URL=database_url,
+        ADDRESS_FILE=str(file),
+        REGISTRY_ADDRESS="127.0.0.1:1",
     )
     try:
         eventually(lambda: file.exists() or process.poll() is not None, within=30)

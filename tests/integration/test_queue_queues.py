@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from towline_testing.errors import refusal
-from towline_testing.queue import QueueService, new_id, queue_service
 
 from towline.v1 import docker_pb2, queues_pb2
+from towline_testing.errors import refusal
+from towline_testing.queue import QueueService, new_id, queue_service
 
 
 @pytest.fixture
@@ -66,9 +66,7 @@ async def test_an_etag_does_not_fit_a_later_queue_of_the_same_name(queue: QueueS
     first = await queue.create_queue("queues/a", spec())
     await queue.queues.DeleteQueue(queues_pb2.DeleteQueueRequest(request_id=new_id(), name="queues/a"))
     await queue.create_queue("queues/a", spec())
-    update = queues_pb2.UpdateQueueRequest(
-        request_id=new_id(), name="queues/a", spec=spec(), etag=first.etag
-    )
+    update = queues_pb2.UpdateQueueRequest(request_id=new_id(), name="queues/a", spec=spec(), etag=first.etag)
     assert await refusal(queue.queues.UpdateQueue(update)) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
 
 
@@ -88,7 +86,9 @@ async def test_a_repeated_request_gets_the_first_answer(queue: QueueService) -> 
     assert exists == (grpc.StatusCode.ALREADY_EXISTS, "QUEUE_EXISTS")
 
 
-async def _call(queue: QueueService, request: queues_pb2.CreateQueueRequest) -> queues_pb2.CreateQueueResponse:
+async def _call(
+    queue: QueueService, request: queues_pb2.CreateQueueRequest
+) -> queues_pb2.CreateQueueResponse:
     return await queue.queues.CreateQueue(request)
 
 

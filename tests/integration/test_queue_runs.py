@@ -240,12 +240,16 @@ async def test_a_silent_agents_run_shows_unreachable(database_url: str, tmp_path
             await session.beat()
             run = await world.submit()
             await session.next_accepted()
-            assert not (await world.get(run)).unreachable
 
             async def silent() -> bool:
                 return (await world.get(run)).unreachable
 
+            async def heard() -> bool:
+                await session.beat()
+                return not (await world.get(run)).unreachable
+
             assert await eventually_async(silent)
+            assert await eventually_async(heard)
             await session.drop()
 
 

@@ -196,7 +196,7 @@ async def test_what_is_not_there_is_named(queue: QueueService) -> None:
     assert error == (missing, "JOB_VERSION_NOT_FOUND")
     error = await refusal(queue.runs.SubmitRun(one(queue="queues/none")))
     assert error == (missing, "QUEUE_NOT_FOUND")
-    assert error.metadata == {"queue": "queues/none", "field": "queue"}
+    assert error.metadata == {"queue": "queues/none", "field": "run.queue"}
 
 
 async def test_many_are_stored_in_the_order_given(queue: QueueService) -> None:

@@ -4,10 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc
 import pytest
 
-from towline.errors import TowlineError
 from towline.v1.artifacts_pb2 import (
     ArtifactFile,
     CreateArtifactVersionRequest,
@@ -18,8 +16,8 @@ from towline.v1.artifacts_pb2 import (
 from towline_testing.registry import (
     Registry,
     digest_of,
-    error_of,
     new_id,
+    refused,
     registry_service,
     registry_settings,
 )
@@ -47,12 +45,6 @@ def request(*files: ArtifactFile, **fields: object) -> CreateArtifactVersionRequ
 
 async def create(registry: Registry, *files: ArtifactFile, **fields: object) -> CreateArtifactVersionResponse:
     return await registry.artifacts.CreateArtifactVersion(request(*files, **fields))
-
-
-async def refused(call: object) -> TowlineError:
-    with pytest.raises(grpc.RpcError) as failure:
-        await call
-    return error_of(failure.value)
 
 
 async def test_manifest_comes_back_in_order(registry: Registry) -> None:

@@ -11,7 +11,6 @@ from uuid import UUID
 import grpc
 import pytest
 
-from towline.errors import TowlineError
 from towline.v1.artifacts_pb2 import (
     DownloadBlobRequest,
     FindMissingBlobsRequest,
@@ -28,6 +27,7 @@ from towline_testing.registry import (
     digest_of,
     error_of,
     new_id,
+    refused,
     registry_service,
     registry_settings,
     upload_header,
@@ -55,12 +55,6 @@ def content(size: int, seed: int = 0) -> bytes:
 
 def files_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
-
-
-async def refused(call: object) -> TowlineError:
-    with pytest.raises(grpc.RpcError) as failure:
-        await call
-    return error_of(failure.value)
 
 
 async def status_of(registry: Registry, header: UploadHeader) -> GetUploadStatusResponse:

@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc
 import pytest
 
 from towline.v1 import jobs_pb2
@@ -25,8 +24,8 @@ from towline.v1.jobs_pb2 import (
 from towline_testing.registry import (
     Registry,
     digest_of,
-    error_of,
     new_id,
+    refused,
     registry_service,
     registry_settings,
 )
@@ -44,12 +43,6 @@ def image(config: object = None, **fields: object) -> JobSpec:
 
 async def get(registry: Registry, name: str) -> jobs_pb2.JobVersion:
     return (await registry.jobs.GetJobVersion(GetJobVersionRequest(name=name))).job_version
-
-
-async def refused(call: grpc.aio.Call) -> object:
-    with pytest.raises(grpc.RpcError) as failure:
-        await call
-    return error_of(failure.value)
 
 
 async def test_first_version_makes_the_job(registry: Registry) -> None:

@@ -162,20 +162,21 @@ async def test_upload_survives_kill_9(database_url: str, tmp_path: Path) -> None
     assert process.stop()[0] == 0
 
 
-async def test_stop_in_the_middle_of_uploads_is_orderly(database_url: str, tmp_path: Path) -> None:
-    data = [random.Random(n).randbytes(24 * MIB) for n in range(3)]
-    for _ in range(5):
-        process = start_process(database_url, tmp_path, STOP_GRACE_S="0")
-        async with open_channel(process.address) as channel:
-            registry = Registry(process.address, channel)
-            calls = [registry.blobs.UploadBlob(upload_messages(upload_header(each), each)) for each in data]
-            header = upload_header(b"x")
-            await registry.blobs.UploadBlob(upload_messages(header, b"x"))
-            process.process.send_signal(signal.SIGTERM)
-            status, lines = end(process.process)
-            assert status == 0, lines
-            for call in calls:
-                call.cancel()
+async def test_stop_while_the_object_store_writes_is_orderly(database_url: str, tmp_path: Path) -> None:
+    data = random.Random(0).randbytes(96 * MIB)
+    header = upload_header(data)
+    process = start_process(database_url, tmp_path, STOP_GRACE_S="0")
+    async with open_channel(process.address) as channel:
+        call = Registry(process.address, channel).blobs.UploadBlob(upload_messages(header, data))
+
+        async def writing() -> bool:
+            return any("#" in file.name for file in (tmp_path / "blobs").rglob("*"))
+
+        await eventually_async(writing)
+        process.process.send_signal(signal.SIGTERM)
+        status, lines = end(process.process)
+        assert status == 0, lines
+        call.cancel()
 
 
 async def test_memory_stays_flat(database_url: str, tmp_path: Path) -> None:

@@ -57,9 +57,7 @@ def test_objects_merge_and_all_else_replaces() -> None:
 def test_numbers_come_back_as_they_were() -> None:
     free = Parameters('{"whole": 1, "real": 1.0}', "")
     text = free.resolve('{"big": 123456789012345678901234567890, "small": 5e-324, "tenth": 0.1}')
-    assert text == (
-        '{"whole":1,"real":1.0,"big":123456789012345678901234567890,"small":5e-324,"tenth":0.1}'
-    )
+    assert text == ('{"whole":1,"real":1.0,"big":123456789012345678901234567890,"small":5e-324,"tenth":0.1}')
 
 
 @pytest.mark.parametrize(

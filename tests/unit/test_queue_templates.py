@@ -1,5 +1,8 @@
 """Templates: what an administrator may write, and what a submission may fill in."""
 
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,7 +57,11 @@ def test_every_field_is_read() -> None:
             pids="-1",
             shm_size="512MB",
             gpus="2",
-            environment={"A": "x$$y", "RUN": "${run_id}/${run_name}/${job}/${queue}/${author}", "I": "${image}"},
+            environment={
+                "A": "x$$y",
+                "RUN": "${run_id}/${run_name}/${job}/${queue}/${author}",
+                "I": "${image}",
+            },
             mounts=[
                 docker_pb2.DockerMount(source="/data//sets/", target="/data"),
                 docker_pb2.DockerMount(source="cache", target="/workspace/cache", writable=True),
@@ -137,7 +144,11 @@ def test_a_wrong_quantity_names_the_field_and_the_remedy(field: str, value: str,
         ({"mounts": [{"source": "/a", "target": "a"}]}, "docker.mounts[0].target", "absolute"),
         ({"mounts": [{"source": "/a", "target": "//"}]}, "docker.mounts[0].target", "would hide"),
         ({"mounts": [{"source": "/a", "target": "/workspace/"}]}, "docker.mounts[0].target", "would hide"),
-        ({"mounts": [{"source": "/a", "target": "//towline/x"}]}, "docker.mounts[0].target", "belongs to Towline"),
+        (
+            {"mounts": [{"source": "/a", "target": "//towline/x"}]},
+            "docker.mounts[0].target",
+            "belongs to Towline",
+        ),
         (
             {"mounts": [{"source": "/a", "target": "/x"}, {"source": "/b", "target": "/x/"}]},
             "docker.mounts[1].target",
@@ -211,15 +222,15 @@ def test_a_value_brings_in_nothing(value: str) -> None:
 
 
 def test_a_value_cannot_make_the_agents_macro() -> None:
-    made = template(variable("v"), variable("w", default='"{image}"'), environment={"A": "{{v}}", "B": "{{v}}{{w}}"})
+    made = template(
+        variable("v"), variable("w", default='"{image}"'), environment={"A": "{{v}}", "B": "{{v}}{{w}}"}
+    )
     assert "may not hold" in problems_of_values(made, v='"${image}"')["v"]
     assert "may not hold" in problems_of_values(made, v='"$"')["v"]
 
 
 def test_a_value_cannot_leave_the_folder_that_the_template_gives() -> None:
-    made = template(
-        variable("set"), mounts=[docker_pb2.DockerMount(source="/data/{{set}}", target="/data")]
-    )
+    made = template(variable("set"), mounts=[docker_pb2.DockerMount(source="/data/{{set}}", target="/data")])
     assert resolve(made, set='"a/b"').mounts[0].source == "/data/a/b"
     assert "'..'" in problems_of_values(made, set='"../../etc"')["set"]
 
@@ -300,3 +311,40 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except ValueError:
         return
     assert placeholders.parse("".join(map(written, parsed.parts))) == parsed
+
+
+texts = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        ["16GiB", "{{a}}", "${run_id}", "-1", "/data/{{a}}", "SYS_NICE", "$$", "${image}", "1:1"]
+    ),
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "memory": texts,
+            "cpus": texts,
+            "pids": texts,
+            "gpus": texts,
+            "network": texts,
+            "user": texts,
+            "environment": st.dictionaries(texts, texts, max_size=2),
+            "mounts": st.lists(st.fixed_dictionaries({"source": texts, "target": texts}), max_size=2),
+            "capabilities": st.lists(texts, max_size=2),
+            "ulimits": st.dictionaries(texts, texts, max_size=2),
+        },
+    ),
+    st.text(max_size=12),
+)
+def test_whatever_is_written_is_refused_or_resolves(docker: dict[str, Any], value: str) -> None:
+    try:
+        made = template(variable("a", default='""'), **docker)
+        options = resolve(made, a=json.dumps(value))
+    except InvalidArgument as error:
+        assert error.reason in ("INVALID_TEMPLATE", "INVALID_VARIABLE")
+        assert error.metadata
+        return
+    assert all(mount.target.startswith("/") and "/../" not in f"{mount.source}/" for mount in options.mounts)

@@ -25,7 +25,11 @@ def agent(**facts: object) -> AgentFacts:
         ([agent(gpus=0)], 1, "needs 1 GPU, but no agent of this queue has any"),
         ([agent(connected=False)], 0, "the only agent of this queue is not connected"),
         ([agent(connected=False)] * 3, 0, "none of 3 agents of this queue is connected"),
-        ([agent(draining=True), agent(connected=False)], 0, "every connected agent of this queue is draining"),
+        (
+            [agent(draining=True), agent(connected=False)],
+            0,
+            "every connected agent of this queue is draining",
+        ),
         ([agent(connected=False), agent(gpus=0)], 1, "no connected agent has room for 1 GPU"),
         ([agent(slots=0)], 0, "no connected agent has a slot"),
         ([agent(busy_slots=2), agent(busy_slots=2)], 0, "none of 2 agents that could take it has room now"),
@@ -46,7 +50,13 @@ def test_a_pause_and_a_time_come_before_everything_else() -> None:
 
 @pytest.mark.parametrize(
     ("ahead", "place"),
-    [(None, ""), (0, ""), (1, "; 1 run ahead"), (7, "; 7 runs ahead"), (MOST_COUNTED, "; at least 10000 runs ahead")],
+    [
+        (None, ""),
+        (0, ""),
+        (1, "; 1 run ahead"),
+        (7, "; 7 runs ahead"),
+        (MOST_COUNTED, "; at least 10000 runs ahead"),
+    ],
 )
 def test_the_place_is_told(ahead: int | None, place: str) -> None:
     assert explain_waiting(QueueFacts(True, []), gpus=0, ahead=ahead) == f"the queue is paused{place}"

@@ -1,5 +1,6 @@
 """`towline run …`: runs, their logs and their outputs."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,8 +52,8 @@ def list_runs(
         author=author,
         labels=values.pairs(label or [], "--label"),
     )
-    with connect() as client:
-        found = list(islice(client.runs.list(selected), limit))
+    with connect() as client, closing(client.runs.list(selected)) as runs:
+        found = list(islice(runs, limit))
     if json:
         return output.messages(found)
     now = datetime.now(UTC)
@@ -100,13 +101,15 @@ def logs(
     from towline.v1 import logs_pb2
 
     stream = logs_pb2.LOG_STREAM_BUILD if build else logs_pb2.LOG_STREAM_OUTPUT
+    offset = -tail if tail else 0
     with connect() as client:
-        pieces = client.logs.tail(run, epoch=epoch, stream=stream, offset=-tail if tail else 0, follow=follow)
-        for piece in pieces:
-            if json:
-                output.message(piece)
-            else:
-                output.write(piece.data)
+        log = client.logs.tail(run, epoch=epoch, stream=stream, offset=offset, follow=follow)
+        with closing(log) as pieces:
+            for piece in pieces:
+                if json:
+                    output.message(piece)
+                else:
+                    output.write(piece.data)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """`towline up`, `down` and `status`: all of Towline on this machine."""
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +50,8 @@ def up(
     from towline.embedded.supervisor import supervise
 
     def ready(summary: "Summary") -> None:
-        _welcome(layout, summary, as_json=json, detached=False)
+        with suppress(output.ReaderGone, OSError):
+            _welcome(layout, summary, as_json=json, detached=False)
 
     asyncio.run(supervise(layout, report, ready))
 
@@ -111,9 +113,15 @@ def status(data_dir: options.DataDir = None, json: options.Json = False) -> int:
 
 
 def _reporter(*, as_json: bool) -> "Callable[[Event], None]":
-    if as_json:
-        return lambda event: output.document({"event": asdict(event)})
-    return _show
+    def report(event: "Event") -> None:
+        # What runs must not end because nobody reads about it any more.
+        with suppress(output.ReaderGone, OSError):
+            if as_json:
+                output.document({"event": asdict(event)})
+            else:
+                _show(event)
+
+    return report
 
 
 _MARKS = {"up": ("✓", "32"), "ended": ("!", "33"), "left": ("-", "33"), "stopped": ("✓", "2")}

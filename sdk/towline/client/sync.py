@@ -51,7 +51,7 @@ class _Loop:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs: not after `stop`, and not in a forked child, which has none of its parent's threads."""
+        """Whether it runs: not after `stop`, and not in a forked child, which has one thread only."""
         return self._thread.is_alive()
 
     def result_of(self, work: Coroutine[Any, Any, T]) -> T:

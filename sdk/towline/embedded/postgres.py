@@ -33,6 +33,8 @@ MAJOR: Final = "18"
 ENDING: Final = Ending(ask=SIGINT, grace=timedelta(seconds=20), tell=SIGQUIT)
 
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+# After a crash it replays its log first; ended meanwhile it would begin anew each time.
+_RECOVERY_LIMIT: Final = timedelta(minutes=15)
 _SOCKET: Final = ".s.PGSQL.5432"
 _LONGEST_SOCKET: Final = 107
 
@@ -75,7 +77,7 @@ class Postgres:
             *("-c", "unix_socket_permissions=0700"),
             *("-c", "max_connections=200"),
         ]
-        return Program("postgres", command, _ENVIRONMENT, ENDING, self._ready)
+        return Program("postgres", command, _ENVIRONMENT, ENDING, self._ready, start_limit=_RECOVERY_LIMIT)
 
     def _ready(self, pid: int) -> bool:
         """Read postmaster.pid: its pid is on the first line, its status on the eighth."""

@@ -31,9 +31,9 @@ async def check_health(addresses: Mapping[str, str]) -> None:
     """
     for name, address in addresses.items():
         async with open_channel(address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined] # not in its types
             try:
-                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_DEADLINE_S)
+                answer = await check(health_pb2.HealthCheckRequest(), timeout=_DEADLINE_S)
             except grpc.RpcError as error:
                 raise to_error(error, peer=f"{name} ({address})") from None
         if answer.status != health_pb2.HealthCheckResponse.SERVING:

@@ -16,7 +16,6 @@ from towline.errors import Unavailable
 
 __all__ = ["Event", "Program", "Report", "Supervised", "last_words"]
 
-_START_LIMIT: Final = timedelta(seconds=60)
 _FIRST_DELAY_S: Final = 0.2
 _LONGEST_DELAY_S: Final = 10.0
 _STABLE_S: Final = 30.0
@@ -35,6 +34,8 @@ class Program:
     """Tells whether the process with a pid is ready to work."""
     address_file: Path | None = None
     """Written by the program once it listens; removed before each start."""
+    start_limit: timedelta = timedelta(seconds=60)
+    """How long it may take to get ready."""
     may_leave: bool = False
     """Whether an end with exit code 0 is meant: an agent that was drained."""
 
@@ -89,7 +90,8 @@ class Supervised:
         if identity := ProcessId.of(process.pid):
             self._state.started(name, identity)
         settled = await until(
-            lambda: process.returncode is not None or self._program.ready(process.pid), _START_LIMIT
+            lambda: process.returncode is not None or self._program.ready(process.pid),
+            self._program.start_limit,
         )
         if process.returncode is not None:
             raise Unavailable(
@@ -100,8 +102,8 @@ class Supervised:
         if not settled:
             await self.stop(asyncio.Event())
             raise Unavailable(
-                f"{name} was not ready after {_START_LIMIT.seconds} s: {last_words(self._log, log_start)} "
-                f"(log: {self._log})",
+                f"{name} was not ready after {self._program.start_limit}: "
+                f"{last_words(self._log, log_start)} (log: {self._log})",
                 reason="PROCESS_FAILED",
             )
         took = asyncio.get_running_loop().time() - began
@@ -110,21 +112,28 @@ class Supervised:
     async def keep(self) -> None:
         """Start the program again whenever it ends, until cancelled or it leaves as it may."""
         loop = asyncio.get_running_loop()
-        failures = 0
-        while self._process:
+        failures, problem = 0, ""
+        while True:
             since = loop.time()
-            code = await self._process.wait()
-            if code == 0 and self._program.may_leave:
-                self._report(Event(self._program.name, "left", "drained; the next `up` starts it again"))
-                return
+            if self._process and not problem:
+                code = await self._process.wait()
+                if code == 0 and self._program.may_leave:
+                    self._report(Event(self._program.name, "left", "drained; the next `up` starts it again"))
+                    return
+                problem = _manner(code)
             failures = 0 if loop.time() - since > _STABLE_S else failures + 1
-            delay = min(_FIRST_DELAY_S * 2 ** min(failures, 16), _LONGEST_DELAY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-            self._report(Event(self._program.name, "ended", f"{_manner(code)}; next try in {delay:.1f} s"))
+            delay = _delay_s(failures)
+            self._report(Event(self._program.name, "ended", f"{problem}; next try in {delay:.1f} s"))
             await asyncio.sleep(delay)
-            try:
-                await self.start()
-            except Unavailable as error:
-                self._report(Event(self._program.name, "ended", error.message))
+            problem = await self._start_again()
+
+    async def _start_again(self) -> str:
+        """Start the program and say what prevented it; empty: nothing did."""
+        try:
+            await self.start()
+        except Unavailable as error:
+            return error.message
+        return ""
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """End the process, if there is one, and wait until it is gone."""
@@ -141,11 +150,17 @@ class Supervised:
 
 
 def last_words(log: Path, start: int) -> str:
-    """Give the last line that was written to a log after an offset."""
+    """Give the line that says most since an offset of a log: PostgreSQL's last FATAL, else the last one."""
     with log.open("rb") as file:
         file.seek(start)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it said nothing")
+    telling = [line for line in lines if "FATAL:" in line] or [line for line in lines if line]
+    return telling[-1] if telling else "it said nothing"
+
+
+def _delay_s(failures: int) -> float:
+    delay: float = min(_FIRST_DELAY_S * 2 ** min(failures, 16), _LONGEST_DELAY_S)
+    return delay * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
 
 
 def _manner(code: int) -> str:

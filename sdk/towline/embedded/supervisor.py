@@ -142,10 +142,13 @@ class _Signals:
 async def _signals() -> AsyncIterator[_Signals]:
     signals = _Signals(asyncio.Event(), asyncio.Event())
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        heeded.append(signal.SIGHUP)
+    for number in heeded:
         loop.add_signal_handler(number, signals.received)
     try:
         yield signals
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in heeded:
             loop.remove_signal_handler(number)

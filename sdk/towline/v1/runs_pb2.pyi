@@ -324,7 +324,7 @@ class Run(_message.Message):
     outputs: _builtins.str
     """"artifacts/{artifact}/versions/{version}" of its outputs; empty: none."""
     queue_position: _builtins.int
-    """Runs ahead of it in its queue, if it waits; -1 where it does not wait."""
+    """Runs ahead of it in its queue, counted up to 10000, if it is QUEUED; -1 otherwise."""
     retry_of: _builtins.str
     """The run that this one repeats, "runs/{run}"; empty: none."""
     @_builtins.property

@@ -35,20 +35,29 @@ class GroupCommit(Generic[_Item, _Answer]):
         apply: Carries out a batch in one transaction and returns an answer for each item, in order; it is
             repeated when nobody knows whether it was committed, so it must be idempotent.
         most: Items per batch.
+        waiting: Items that may wait for the next batch; who brings more waits until there is room.
     """
 
     def __init__(
-        self, apply: Callable[[Sequence[_Item]], Awaitable[Sequence[_Answer]]], *, most: int = 512
+        self,
+        apply: Callable[[Sequence[_Item]], Awaitable[Sequence[_Answer]]],
+        *,
+        most: int = 512,
+        waiting: int = _WAITING,
     ) -> None:
         self._apply = apply
         self._most = most
-        self._entries: asyncio.Queue[_Entry[_Item, _Answer]] = asyncio.Queue(_WAITING)
+        self._entries: asyncio.Queue[_Entry[_Item, _Answer]] = asyncio.Queue(waiting)
 
     async def submit(self, item: _Item) -> _Answer:
         """Have an item carried out and return its answer after the commit; waits through an outage."""
+        return await (await self.enter(item))
+
+    async def enter(self, item: _Item) -> asyncio.Future[_Answer]:
+        """Take an item and return what will hold its answer; items of one caller keep their order."""
         entry = _Entry[_Item, _Answer](item, asyncio.get_running_loop().create_future())
         await self._entries.put(entry)
-        return await entry.answer
+        return entry.answer
 
     async def run(self) -> None:
         """Carry out what is submitted until cancelled."""
@@ -92,3 +101,4 @@ class GroupCommit(Generic[_Item, _Answer]):
 def _fail(entry: "_Entry[_Item, _Answer]", error: Exception) -> None:
     if not entry.answer.done():
         entry.answer.set_exception(error)
+        entry.answer.exception()  # a caller that is gone leaves it unread, which is no defect

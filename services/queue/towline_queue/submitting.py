@@ -2,11 +2,12 @@
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
+from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towline import names
@@ -17,7 +18,7 @@ from towline.v1 import jobs_pb2, runs_pb2
 from towline_queue.core.run_ids import RANDOM_BITS, run_names
 from towline_queue.core.submission import MAX_RUNS, Made, NewRun, Submission, check, make_run, repeat_run
 from towline_queue.registry_client import RegistryClient
-from towline_queue.servicers.run_views import placed
+from towline_queue.run_views import placed
 from towline_queue.storage import queues, runs
 from towline_queue.storage.run_records import RunRecord
 from towline_queue.storage.tables import requests
@@ -25,10 +26,11 @@ from towline_queue.storage.tables import requests
 __all__ = ["Submitter"]
 
 _RETRY_AFTER: Final = timedelta(seconds=1)
-# Runs made between two chances for other calls: each takes a fraction of a millisecond.
-_AT_A_STRETCH: Final = 25
 
 _Versions = Mapping[JobVersionName, jobs_pb2.JobVersion]
+_SubmitRunResponse = runs_pb2.SubmitRunResponse
+_SubmitRunsResponse = runs_pb2.SubmitRunsResponse
+_Response = TypeVar("_Response", bound=Message)
 
 
 class Submitter:
@@ -46,41 +48,27 @@ class Submitter:
         self._most_in_flight = most_in_flight
         self._in_flight = 0
 
-    async def submit(self, request: runs_pb2.SubmitRunRequest) -> runs_pb2.SubmitRunResponse:
+    async def submit(self, request: runs_pb2.SubmitRunRequest) -> _SubmitRunResponse:
         """Queue one run; see RunService.SubmitRun for the errors."""
-        submission = check(request.run, "run")
+        wanted = [_Wanted(check(request.run, "run"), "")]
 
-        async def apply(connection: AsyncConnection) -> runs_pb2.SubmitRunResponse:
-            (record,) = await _store(connection, [submission], versions, [""])
-            return runs_pb2.SubmitRunResponse(run=await placed(connection, record))
+        async def answer(connection: AsyncConnection, records: Sequence[RunRecord]) -> _SubmitRunResponse:
+            return _SubmitRunResponse(run=await placed(connection, records[0]))
 
-        with self._admitted():
-            if not self._registry.keeps(submission.job):
-                # The registry may be away, or an alias may have moved, since the first time.
-                answer = await remembered(self._engine, requests, request, runs_pb2.SubmitRunResponse)
-                if answer is not None:
-                    return answer
-            versions = await self._versions([submission], [""])
-            return await idempotent(self._engine, requests, request, runs_pb2.SubmitRunResponse, apply)
+        return await self._once(request, _SubmitRunResponse, wanted, answer)
 
-    async def submit_all(self, request: runs_pb2.SubmitRunsRequest) -> runs_pb2.SubmitRunsResponse:
+    async def submit_all(self, request: runs_pb2.SubmitRunsRequest) -> _SubmitRunsResponse:
         """Queue all runs or none; an error names the first run that is wrong, as "runs[i]"."""
         if not 1 <= len(request.runs) <= MAX_RUNS:
             raise InvalidArgument.field("runs", f"{len(request.runs)} runs; give 1 to {MAX_RUNS}")
-        submissions = [check(run, f"runs[{index}]") for index, run in enumerate(request.runs)]
-        prefixes = [f"runs[{index}]." for index in range(len(submissions))]
+        wanted = [
+            _Wanted(check(run, f"runs[{index}]"), f"runs[{index}].") for index, run in enumerate(request.runs)
+        ]
 
-        async def apply(connection: AsyncConnection) -> runs_pb2.SubmitRunsResponse:
-            records = await _store(connection, submissions, versions, prefixes)
-            return runs_pb2.SubmitRunsResponse(runs=[record.name for record in records])
+        async def answer(_: AsyncConnection, records: Sequence[RunRecord]) -> _SubmitRunsResponse:
+            return _SubmitRunsResponse(runs=[record.name for record in records])
 
-        with self._admitted():
-            if not all(self._registry.keeps(submission.job) for submission in submissions):
-                answer = await remembered(self._engine, requests, request, runs_pb2.SubmitRunsResponse)
-                if answer is not None:
-                    return answer
-            versions = await self._versions(submissions, prefixes)
-            return await idempotent(self._engine, requests, request, runs_pb2.SubmitRunsResponse, apply)
+        return await self._once(request, _SubmitRunsResponse, wanted, answer)
 
     async def retry(self, request: runs_pb2.RetryRunRequest) -> runs_pb2.RetryRunResponse:
         """Queue a run that has ended once more; see RunService.RetryRun for the errors."""
@@ -112,35 +100,62 @@ class Submitter:
         finally:
             self._in_flight -= 1
 
-    async def _versions(self, submissions: Sequence[Submission], prefixes: Sequence[str]) -> _Versions:
+    async def _once(
+        self,
+        request: Message,
+        response_type: type[_Response],
+        wanted: Sequence["_Wanted"],
+        answer: Callable[[AsyncConnection, Sequence[RunRecord]], Awaitable[_Response]],
+    ) -> _Response:
+        """Store the runs of a request, once however often it comes, and give its answer."""
+
+        async def apply(connection: AsyncConnection) -> _Response:
+            return await answer(connection, await _store(connection, wanted, versions))
+
+        with self._admitted():
+            if not all(self._registry.keeps(submission.job) for submission, _ in wanted):
+                # The registry may be away, or an alias may have moved, since the first time.
+                first = await remembered(self._engine, requests, request, response_type)
+                if first is not None:
+                    return first
+            versions = await self._versions(wanted)
+            return await idempotent(self._engine, requests, request, response_type, apply)
+
+    async def _versions(self, wanted: Sequence["_Wanted"]) -> _Versions:
         versions: dict[JobVersionName, jobs_pb2.JobVersion] = {}
-        for submission, prefix in zip(submissions, prefixes, strict=True):
+        for submission, prefix in wanted:
             if submission.job not in versions:
-                with _located(f"{prefix}job"):
+                with _located(prefix, "job"):
                     versions[submission.job] = await self._registry.job_version(submission.job)
         return versions
 
 
+class _Wanted(NamedTuple):
+    """A submission and what stands before the paths of its fields in an error: "" or "runs[i]."."""
+
+    submission: Submission
+    prefix: str
+
+
 async def _store(
-    connection: AsyncConnection,
-    submissions: Sequence[Submission],
-    versions: _Versions,
-    prefixes: Sequence[str],
+    connection: AsyncConnection, wanted: Sequence[_Wanted], versions: _Versions
 ) -> list[RunRecord]:
     """Decide what runs the submissions become, and store them."""
-    new_names, now = _new_names(len(submissions))
     specs: dict[names.QueueName, bytes] = {}
-    for queue in dict.fromkeys(submission.queue for submission in submissions):
-        first = next(prefix for prefix, s in zip(prefixes, submissions, strict=True) if s.queue == queue)
-        with _located(f"{first}queue"):
-            specs |= await queues.share_specs(connection, [queue])
-    new: list[NewRun] = []
-    for index, submission in enumerate(submissions):
-        made = Made(new_names[index], now, specs[submission.queue])
-        new.append(make_run(submission, versions[submission.job], made, prefixes[index]))
-        if index % _AT_A_STRETCH == _AT_A_STRETCH - 1:
-            await asyncio.sleep(0)
-    return await runs.insert(connection, new)
+    for submission, prefix in wanted:
+        if submission.queue not in specs:
+            with _located(prefix, "queue"):
+                specs |= await queues.share_specs(connection, [submission.queue])
+    new_names, now = _new_names(len(wanted))
+
+    def make() -> list[NewRun]:
+        return [
+            make_run(submission, versions[submission.job], Made(name, now, specs[submission.queue]), prefix)
+            for (submission, prefix), name in zip(wanted, new_names, strict=True)
+        ]
+
+    # A thousand runs, or a megabyte of parameters, take a while to check; other calls go on meanwhile.
+    return await runs.insert(connection, await asyncio.to_thread(make))
 
 
 def _new_names(count: int) -> tuple[list[RunName], datetime]:
@@ -152,11 +167,12 @@ def _new_names(count: int) -> tuple[list[RunName], datetime]:
 
 
 @contextmanager
-def _located(field: str) -> Iterator[None]:
+def _located(prefix: str, field: str) -> Iterator[None]:
     """Say in a NotFound of the block where in the request the name stands."""
     try:
         yield
     except NotFound as error:
+        path = f"{prefix or 'run.'}{field}"
         raise NotFound(
-            f"{field}: {error.message}", reason=error.reason, metadata=error.metadata | {"field": field}
+            f"{path}: {error.message}", reason=error.reason, metadata=error.metadata | {"field": path}
         ) from error

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -65,8 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    logging.shutdown()
-    # Threads of the object store's client may still finish cancelled work; one that calls back into an
-    # interpreter that is ending aborts the process, so there is no such ending.
-    os._exit(status)
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """The Docker Engine of the tests: its base image, and what a test may look for on it."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Mapping
@@ -45,6 +46,49 @@ def remove_containers(**labels: str) -> None:
     for container in containers(**labels):
         subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True, check=False)
     eventually(lambda: not containers(**labels))
+
+
+class EngineProxy:
+    """A socket in front of the engine's, which a test may take away: an engine that stops and comes back."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = f"unix://{path}"
+        self._path = path
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._connected, self._path)
+
+    async def stop(self) -> None:
+        assert self._server
+        self._server.close()
+        self._path.unlink(missing_ok=True)
+        for writer in self._open:
+            writer.transport.abort()
+        await self._server.wait_closed()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, away = await asyncio.open_unix_connection("/var/run/docker.sock")
+        self._open |= {writer, away}
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(reader, away))
+                group.create_task(_copy(there, writer))
+        finally:
+            self._open -= {writer, away}
+            writer.transport.abort()
+            away.transport.abort()
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()
+        target.write_eof()
+    except OSError:  # the other side is gone
+        target.transport.abort()
 
 
 def inspect(container: str) -> Mapping[str, Any]:

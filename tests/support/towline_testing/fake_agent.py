@@ -128,6 +128,7 @@ class FakeSession:
         self._call = call
         self._changed = asyncio.Condition()
         self._writing = asyncio.Lock()
+        self._left = False
         self._seq = 0
         self._generation = 0
         self._taken = 0
@@ -223,7 +224,10 @@ class FakeSession:
         await self.until(lambda: self.welcome or self.ended)
         while not self.ended:
             if not self.frozen:
-                await self.say(heartbeat=self.heartbeat())
+                async with self._writing:
+                    if self._left:
+                        return
+                    await self._call.write(leases_pb2.StreamLeasesRequest(heartbeat=self.heartbeat()))
             await asyncio.sleep(self.welcome.heartbeat_interval.ToTimedelta().total_seconds())
 
     async def next_grant(self, within: float = WITHIN_S) -> leases_pb2.Grant:
@@ -286,7 +290,9 @@ class FakeSession:
     async def leave(self) -> None:
         """Say good-bye and wait for the end of the stream."""
         if not self.ended:
-            await self._call.done_writing()
+            async with self._writing:
+                self._left = True
+                await self._call.done_writing()
             await self.until(lambda: self.ended)
 
     def abandon(self) -> None:

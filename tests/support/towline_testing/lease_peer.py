@@ -59,11 +59,12 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
         self.log_delay.set()
         self._session: asyncio.Queue[leases_pb2.StreamLeasesResponse | TowlineError | None] = asyncio.Queue()
         self._grant_seq = 0
+        self._readers: asyncio.TaskGroup | None = None
 
     async def grant(
         self, spec: runs_pb2.LaunchSpec, epoch: int = 1, gpu_ids: tuple[str, ...] = ()
     ) -> leases_pb2.Grant:
-        """Grant a run to the agent that is connected, or to the next one."""
+        """Grant a run to the agent that is connected."""
         self._grant_seq += 1
         grant = leases_pb2.Grant(
             lease_id=str(uuid.uuid4()),
@@ -141,13 +142,14 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
             verdicts=verdicts,
         )
         yield leases_pb2.StreamLeasesResponse(welcome=welcome)
-        async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(requests, session))
+        assert self._readers
+        reader = self._readers.create_task(self._read(requests, session))
+        try:
             while (said := await session.get()) is not None:
                 if isinstance(said, TowlineError):
-                    reader.cancel()
                     raise said
                 yield said
+        finally:
             reader.cancel()
 
     async def _read(self, requests: Any, session: asyncio.Queue[Any]) -> None:
@@ -191,6 +193,11 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
     @asynccontextmanager
     async def serving(self, address: str = "127.0.0.1:0") -> AsyncIterator["LeasePeer"]:
         """Serve on an address; the same peer may do so again, as a service that restarts does."""
+        async with asyncio.TaskGroup() as self._readers, self._server(address) as self.address:
+            yield self
+
+    @asynccontextmanager
+    async def _server(self, address: str) -> AsyncIterator[str]:
         server = grpc.aio.server(
             interceptors=[ErrorInterceptor()], options=[*OPTIONS, ("grpc.so_reuseport", 0)]
         )
@@ -198,8 +205,7 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
         logs_pb2_grpc.add_LogServiceServicer_to_server(self, server)
         port = server.add_insecure_port(address)
         await server.start()
-        self.address = f"127.0.0.1:{port}"
         try:
-            yield self
+            yield f"127.0.0.1:{port}"
         finally:
             await server.stop(0)

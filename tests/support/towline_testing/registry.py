@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,15 @@ def upload_messages(
     yield artifacts_pb2.UploadBlobRequest(header=header, data=data[:chunk])
     for start in range(chunk, len(data), chunk):
         yield artifacts_pb2.UploadBlobRequest(data=data[start : start + chunk])
+
+
+async def refused(call: Awaitable[object]) -> TowlineError:
+    """Await a call that must fail, and give the error."""
+    try:
+        answer = await call
+    except grpc.RpcError as failure:
+        return error_of(failure)
+    raise AssertionError(f"it was answered: {answer}")
 
 
 def error_of(failure: grpc.RpcError) -> TowlineError:

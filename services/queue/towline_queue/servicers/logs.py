@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final, TypeAlias
-
-import grpc
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from towline import names
 from towline.errors import InvalidArgument
@@ -13,6 +11,9 @@ from towline.v1 import logs_pb2, logs_pb2_grpc
 from towline_queue.core.log_pieces import Piece, Standing, StreamKey
 from towline_queue.log_reader import LogReader, Tail
 from towline_queue.log_writer import LogWriter
+
+if TYPE_CHECKING:
+    import grpc
 
 __all__ = ["LogServicer"]
 

@@ -11,7 +11,7 @@ from towline.v1 import queues_pb2, queues_pb2_grpc
 from towline_queue.core import pages
 from towline_queue.core.lease_policy import policy_of
 from towline_queue.core.template import template_of
-from towline_queue.servicers.run_views import timestamp
+from towline_queue.run_views import timestamp
 from towline_queue.signals import Signals
 from towline_queue.storage import queues
 from towline_queue.storage.tables import requests

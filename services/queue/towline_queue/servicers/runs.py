@@ -11,7 +11,7 @@ from towline.service.postgres import idempotent, transaction
 from towline.v1 import runs_pb2, runs_pb2_grpc
 from towline_queue.core import pages
 from towline_queue.core.transitions import ACTIVE, TERMINAL, State
-from towline_queue.servicers.run_views import view, views
+from towline_queue.run_views import view, views
 from towline_queue.signals import Key, Signals, Topic
 from towline_queue.storage import run_records, runs
 from towline_queue.storage.run_records import RunFilter

@@ -1,14 +1,11 @@
 -- End attempts without a result: their runs wait again, at the place they had, or are cancelled where
 -- that was asked for. `runs`, `epochs`, `details` are parallel arrays.
 -- `unanswered`: only leases that no agent has taken.
-WITH said AS (
-    SELECT * FROM unnest(CAST(:runs AS text[]), CAST(:epochs AS bigint[]), CAST(:details AS text[]))
+WITH current AS MATERIALIZED (
+    SELECT said.*, runs.queue, runs.shape, runs.priority, runs.seq, runs.cancel_requested
+    FROM unnest(CAST(:runs AS text[]), CAST(:epochs AS bigint[]), CAST(:details AS text[]))
         AS said (run, epoch, detail)
-), current AS MATERIALIZED (
-    SELECT runs.name AS run, runs.epoch, runs.queue, runs.shape, runs.priority, runs.seq,
-           runs.cancel_requested, said.detail
-    FROM queue.runs
-    JOIN said ON runs.name = said.run AND runs.epoch = said.epoch
+    JOIN queue.runs ON runs.name = said.run AND runs.epoch = said.epoch
     JOIN queue.leases ON leases.run = runs.name AND leases.epoch = runs.epoch
     WHERE runs.state = ANY(CAST(:sources AS smallint[]))
       AND NOT (:unanswered AND leases.accepted)

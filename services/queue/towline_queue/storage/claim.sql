@@ -1,29 +1,29 @@
 -- Give runs that this transaction has locked to sessions: a new epoch, a lease, an attempt.
--- `runs`, `sessions`, `gpu_ids` (joined by commas) are parallel arrays; `agents` are the sessions' agents.
+-- `runs`, `sessions`, `gpu_ids` (joined by commas) are parallel arrays; `holders` are the sessions, each
+-- once, `agents` their agents.
 -- A session that was superseded, drains or has been silent gets nothing, nor does one whose agent
 -- already holds one of the GPUs; the share lock keeps a new session from slipping in between.
-WITH choice AS (
-    SELECT * FROM unnest(CAST(:runs AS text[]), CAST(:sessions AS uuid[]), CAST(:gpu_ids AS text[]))
-        AS choice (run, session, gpu_ids)
-), holder AS MATERIALIZED (
+WITH holder AS MATERIALIZED (
     SELECT agents.name AS agent, sessions.id AS session
     FROM queue.agents
     JOIN queue.sessions ON sessions.id = agents.session
     WHERE agents.name = ANY(CAST(:agents AS text[]))
-      AND sessions.id = ANY(CAST(:sessions AS uuid[]))
+      AND sessions.id = ANY(CAST(:holders AS uuid[]))
       AND NOT agents.draining
       AND now() < sessions.seen_time + sessions.disconnected_after
     FOR SHARE OF agents SKIP LOCKED
 ), taken AS (
     UPDATE queue.runs
     SET state = :target, epoch = runs.epoch + 1, state_detail = 'Handed to ' || holder.agent
-    FROM choice JOIN holder USING (session)
+    FROM unnest(CAST(:runs AS text[]), CAST(:sessions AS uuid[]), CAST(:gpu_ids AS text[]))
+        AS choice (run, session, gpu_ids)
+    JOIN holder USING (session)
     WHERE runs.name = choice.run
       AND runs.state = ANY(CAST(:sources AS smallint[]))
-      AND NOT EXISTS (
+      AND (choice.gpu_ids = '' OR NOT EXISTS (
           SELECT FROM queue.leases
           WHERE leases.agent = holder.agent
-            AND leases.gpu_ids && string_to_array(choice.gpu_ids, ','))
+            AND leases.gpu_ids && string_to_array(choice.gpu_ids, ',')))
     RETURNING runs.name AS run, runs.epoch, runs.queue, runs.spec, holder.agent, choice.session,
               string_to_array(choice.gpu_ids, ',') AS gpu_ids
 ), leased AS (

@@ -87,6 +87,7 @@ async def claim(
             "runs": [assignment.run for assignment in assignments],
             "sessions": [assignment.session for assignment in assignments],
             "gpu_ids": [",".join(assignment.gpu_ids) for assignment in assignments],
+            "holders": list({assignment.session for assignment in assignments}),
             "agents": list(agents),
             "sources": sorted(CLAIM.sources),
             "target": CLAIM.target,

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towline.errors import FailedPrecondition, ResourceExhausted
+from towline.errors import FailedPrecondition, Internal, ResourceExhausted
 from towline.names import RunName
 from towline.v1 import runs_pb2
 from towline_queue.core.submission import NewRun
@@ -108,11 +108,12 @@ async def ended(connection: AsyncConnection, name: RunName) -> NewRun:
     )
 
 
-async def cancel(connection: AsyncConnection, name: RunName) -> State:
-    """Cancel a waiting run, or ask for an active one to be stopped; return its state before.
+async def cancel(connection: AsyncConnection, name: RunName) -> None:
+    """Cancel a waiting run, or ask for an active one to be stopped; leave one that has ended as it is.
 
     Raises:
         NotFound: RUN_NOT_FOUND.
+        ResourceExhausted: The run changed hands all the time; OVERLOADED.
     """
     for _ in range(_CANCEL_ROUNDS):
         state = (
@@ -121,11 +122,11 @@ async def cancel(connection: AsyncConnection, name: RunName) -> State:
         if state is None:
             raise not_found(name)
         if state in TERMINAL:
-            return State(state)
+            return
         if state in WAITING and await _cancel_waiting(connection, name):
-            return State(state)
+            return
         if state in ACTIVE and await _request_cancel(connection, name):
-            return State(state)
+            return
     raise ResourceExhausted(f"{name} changes too fast to be cancelled; try again", reason="OVERLOADED")
 
 
@@ -150,7 +151,9 @@ async def _cancel_waiting(connection: AsyncConnection, name: RunName) -> bool:
             end_time=func.now(),
         )
     )
-    return moved.rowcount == 1
+    if moved.rowcount != 1:  # keeps the row that was taken
+        raise Internal(f"{name} was in {table.name} but is not waiting", reason="INTERNAL")
+    return True
 
 
 async def _request_cancel(connection: AsyncConnection, name: RunName) -> bool:

@@ -6,9 +6,12 @@ from typing import Final, NewType
 
 from towline.errors import InvalidArgument
 
-__all__ = ["Digest", "checked", "hex_digits", "named", "of"]
+__all__ = ["MAX_BLOB_BYTES", "Digest", "checked", "hex_digits", "named", "of"]
 
 Digest = NewType("Digest", str)
+
+# Largest blob that is taken.
+MAX_BLOB_BYTES: Final = 1024**4
 
 _PREFIX: Final = "sha256:"
 _PATTERN: Final = re.compile(r"sha256:[0-9a-f]{64}")

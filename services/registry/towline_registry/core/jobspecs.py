@@ -10,9 +10,8 @@ from towline.errors import InvalidArgument
 from towline.v1.jobs_pb2 import JobSpec, PythonEnvironment
 from towline_registry.core import digests, json_objects, schemas, texts
 
-__all__ = ["MAX_BLOB_BYTES", "completed", "digest_of"]
+__all__ = ["completed", "digest_of"]
 
-MAX_BLOB_BYTES: Final = 1024**4
 MAX_ARGUMENTS: Final = 1000
 MAX_ARGUMENT_CHARACTERS: Final = 32 * 1024
 MAX_REQUIREMENTS: Final = 5000
@@ -71,7 +70,7 @@ def _check_source(spec: JobSpec) -> None:
     match spec.WhichOneof("source"):
         case "code":
             digests.checked(spec.code.digest, "spec.code.digest")
-            if not 0 <= spec.code.size_bytes <= MAX_BLOB_BYTES:
+            if not 0 <= spec.code.size_bytes <= digests.MAX_BLOB_BYTES:
                 raise InvalidArgument.field("spec.code.size_bytes", "it is not within 0 to 1 TiB")
         case "git":
             if not spec.git.remote:

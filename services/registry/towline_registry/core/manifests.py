@@ -8,7 +8,6 @@ from typing import Final
 from towline.errors import InvalidArgument
 from towline.v1.artifacts_pb2 import ArtifactFile, ArtifactVersion
 from towline_registry.core import digests, texts
-from towline_registry.core.jobspecs import MAX_BLOB_BYTES
 
 __all__ = ["Manifest", "checked", "checked_type"]
 
@@ -65,7 +64,7 @@ def checked(files: Iterable[ArtifactFile]) -> Manifest:
             raise InvalidArgument.field("files.path", f"{file.path!r} comes twice")
         paths.add(file.path)
         digest = digests.checked(file.digest, "files.digest")
-        if not 0 <= file.size_bytes <= MAX_BLOB_BYTES:
+        if not 0 <= file.size_bytes <= digests.MAX_BLOB_BYTES:
             raise InvalidArgument.field("files.size_bytes", f"of {file.path!r} is not within 0 to 1 TiB")
         if blobs.setdefault(digest, file.size_bytes) != file.size_bytes:
             raise InvalidArgument.field("files.size_bytes", f"{digest} has two sizes; bytes have but one")

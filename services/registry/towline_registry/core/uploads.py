@@ -6,7 +6,6 @@ from uuid import UUID
 from towline.errors import FailedPrecondition, InvalidArgument, Unavailable
 from towline.v1.artifacts_pb2 import UploadHeader
 from towline_registry.core import digests
-from towline_registry.core.jobspecs import MAX_BLOB_BYTES
 
 __all__ = ["Upload", "UploadKey", "digest_mismatch", "in_progress", "offset_mismatch"]
 
@@ -46,7 +45,7 @@ class Upload:
     def checked(cls, header: UploadHeader) -> "Upload":
         """Check a header; InvalidArgument names the field."""
         key = UploadKey.checked(header.upload_id, header.digest, within="header.")
-        if not 0 <= header.size_bytes <= MAX_BLOB_BYTES:
+        if not 0 <= header.size_bytes <= digests.MAX_BLOB_BYTES:
             raise InvalidArgument.field("header.size_bytes", f"{header.size_bytes} is not within 0 to 1 TiB")
         if not 0 <= header.offset <= header.size_bytes:
             raise InvalidArgument.field("header.offset", f"{header.offset} is not within 0 to size_bytes")
