@@ -5,8 +5,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from towline.service.postgres import connecting, transaction
 from towline.v1 import leases_pb2, runs_pb2
+from towline_queue.core.lease_ids import AttemptKey
+from towline_queue.storage.attempts import GivenBack, accept
+from towline_queue.storage.upkeep import take_back_lost, take_back_unanswered
 from towline_testing.fake_agent import FakeAgent
 from towline_testing.lease_world import LeaseWorld, lease_world, policy
 from towline_testing.waiting import eventually_async
@@ -112,20 +117,58 @@ async def test_a_beating_agent_is_never_lost(database_url: str, tmp_path: Path):
 async def test_nobody_is_lost_before_the_service_has_been_well_for_a_whole_ttl(
     database_url: str, tmp_path: Path
 ):
-    """The service was away for longer than the TTL: it is not the agents that were silent."""
-    agent = FakeAgent()
-    long = policy(heartbeat_s=0.1, disconnected_s=0.5, lost_s=4)
-    async with lease_world(database_url, tmp_path, policy=long) as world:
-        grant = await running(world, agent)
-        await world.sql("UPDATE queue.sessions SET seen_time = now() - interval '1h', expires_at = now()")
-        async with world.another() as returned:
-            moment = asyncio.get_running_loop().time()
-            # The first service is healthy too long already: only the one that came back is looked at.
-            await world.sql("UPDATE queue.sessions SET ttl = interval '1h'")
-            async with agent.connected(returned.channel) as session:
-                assert asyncio.get_running_loop().time() - moment < 4
-                assert session.verdicts == {grant.lease_id: leases_pb2.VERDICT_ACTION_ADOPT}
-                assert await session.finish(grant) == OK
+    """After an outage it is not the agents that were silent."""
+    ttl = timedelta(seconds=60)
+    async with (
+        lease_world(database_url, tmp_path, policy=policy(lost_s=60)) as world,
+        connecting(database_url) as engine,
+    ):
+        grant = await running(world, FakeAgent())
+        await world.sql("UPDATE queue.sessions SET expires_at = now() - interval '1 s'")
+        async with transaction(engine) as connection:
+            assert await take_back_lost(connection, healthy_for=ttl - timedelta(milliseconds=1)) == []
+        async with transaction(engine) as connection:
+            (lost,) = await take_back_lost(connection, healthy_for=ttl)
+        assert (lost.key.run, lost.key.epoch, lost.cancelled) == (grant.spec.run, grant.epoch, False)
+
+
+async def test_two_reapers_take_a_run_back_once(database_url: str, tmp_path: Path):
+    async with (
+        lease_world(database_url, tmp_path, policy=policy(lost_s=60)) as world,
+        connecting(database_url) as engine,
+    ):
+        await running(world, FakeAgent())
+        await world.sql("UPDATE queue.sessions SET expires_at = now() - interval '1 s'")
+        async with transaction(engine) as one, transaction(engine) as other:
+            assert len(await take_back_lost(one, timedelta(hours=1))) == 1
+            assert await take_back_lost(other, timedelta(hours=1)) == []
+        assert len(await world.sql("SELECT FROM queue.ready")) == 1
+
+
+async def test_an_answer_given_while_it_is_being_missed_counts(database_url: str, tmp_path: Path):
+    """The answer is being committed when the reaper looks for unanswered grants."""
+    async with (
+        lease_world(database_url, tmp_path) as world,
+        connecting(database_url) as engine,
+        FakeAgent().connected(world.service.channel) as session,
+    ):
+        await session.beat()
+        run = await world.submit()
+        grant = await session.next_grant()
+        await session.beat(free_slots=0)
+        key = AttemptKey(run, grant.epoch)
+        async with asyncio.TaskGroup() as group, transaction(engine) as answering:
+            assert await accept(answering, [key]) == {key}
+            taken_back = group.create_task(_take_back_unanswered(engine))
+            while not await world.sql("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+                assert not taken_back.done()
+        assert taken_back.result() == []
+        assert await session.finish(grant) == OK
+
+
+async def _take_back_unanswered(engine: AsyncEngine) -> list[GivenBack]:
+    async with transaction(engine) as connection:
+        return await take_back_unanswered(connection, timedelta(0))
 
 
 async def test_a_result_and_the_reaper_race_and_exactly_one_wins(database_url: str, tmp_path: Path):

@@ -99,6 +99,16 @@ async def test_a_name_is_free_after_a_good_bye(world: LeaseWorld):
         assert session.welcome.session_epoch == 2
 
 
+async def test_a_broken_connection_is_no_good_bye(world: LeaseWorld):
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat()
+        await session.drop()
+    for _ in range(5):
+        with pytest.raises(AlreadyExists):
+            async with FakeAgent().connected(world.service.channel):
+                pass
+
+
 async def test_a_name_is_free_after_silence(database_url: str, tmp_path: Path):
     times = policy(heartbeat_s=0.05, disconnected_s=0.2, lost_s=60)
     async with lease_world(database_url, tmp_path, policy=times) as world:

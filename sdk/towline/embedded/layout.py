@@ -51,6 +51,11 @@ class Layout:
         return self.root / "objects"
 
     @property
+    def spool(self) -> Path:
+        """The registry's uploads in progress."""
+        return self.root / "spool"
+
+    @property
     def agent(self) -> Path:
         """The agent's journal and outbox."""
         return self.root / "agent"

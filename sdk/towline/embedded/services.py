@@ -66,7 +66,7 @@ def programs(layout: Layout, addresses: Mapping[str, str], database_url: str) ->
         "registry": {
             "DATABASE_URL": database_url,
             "BLOB_URL": layout.objects.as_uri(),
-            "SPOOL_DIR": str(layout.root / "spool"),
+            "SPOOL_DIR": str(layout.spool),
         },
         "queue": {
             "DATABASE_URL": database_url,

@@ -69,6 +69,8 @@ class Attempt:
     """Set when the queue service has said that it is not: no result is wanted."""
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the queue service has the result, or wants none."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when nothing of it is left."""
     _events: dict[runs_pb2.RunState.ValueType, leases_pb2.RunEvent] = field(default_factory=dict)
     _seq: int = 0
     _image: tuple[runs_pb2.ImageOutcome.ValueType, str] = (runs_pb2.IMAGE_OUTCOME_UNSPECIFIED, "")

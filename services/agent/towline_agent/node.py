@@ -215,6 +215,7 @@ class Node:
         if not attempt.dropped.is_set():
             await unless(attempt.dropped, attempt.confirmed.wait())
         await self._end(attempt)
+        self._parts.runner.forget(attempt)
         await asyncio.to_thread(self._parts.journal.forget, attempt.grant)
         self._forget(attempt)
 
@@ -246,10 +247,15 @@ class Node:
 
     async def _result(self, attempt: Attempt) -> leases_pb2.AttemptResult:
         await unless(attempt.stopping, attempt.adopted.wait())
+        for other in self.attempts:
+            # An older lease of the same run that is being stopped here: their containers must not overlap.
+            if other.spec.run == attempt.spec.run and other.grant.epoch < attempt.grant.epoch:
+                await unless(attempt.stopping, other.gone.wait())
         return await self._parts.runner.execute(attempt)
 
     def _forget(self, attempt: Attempt) -> None:
         del self._attempts[attempt.lease]
+        attempt.gone.set()
         if attempt.phase in (Phase.FINISHED, Phase.DROPPED):
             attempt.advance(Step.FORGET)
         self.capacity_changed()

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from towline.errors import (
     AlreadyExists,
@@ -38,6 +38,10 @@ __all__ = ["Runner", "Tools"]
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
+_WHY: Final = {
+    StopReason.EXPIRED: "stopping: the lease could not be renewed",
+    StopReason.CANCELLED: "stopping on request",
+}
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,15 @@ class Runner:
             return await self._execute(attempt)
         except Exception as error:
             _log.exception("%s failed in the agent", attempt.spec.run)
-            message = error.message if isinstance(error, TowlineError) else f"{type(error).__name__}: {error}"
+            cause: BaseException = error
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cause.exceptions[0]
+            message = cause.message if isinstance(cause, TowlineError) else f"{type(cause).__name__}: {cause}"
             return failures.failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, f"The agent failed: {message}")
+
+    def forget(self, attempt: Attempt) -> None:
+        """Let go of an attempt's logs, delivered or not."""
+        self._tools.logs.close(attempt.spec.run, attempt.grant.epoch)
 
     async def remove(self, attempt: Attempt, grace: timedelta | None = None) -> None:
         """Remove an attempt's container, however it is; with `grace` SIGTERM comes first."""
@@ -98,6 +109,7 @@ class Runner:
         if isinstance(container, Stopped):
             # The order may have come after the start was asked for, or to a restarted agent.
             container = await self._found(attempt) or _stopped(attempt.stop, None)
+            await self._build_log(attempt).flush()
         if isinstance(container, leases_pb2.AttemptResult):
             await self.remove(attempt)
             return container
@@ -110,7 +122,7 @@ class Runner:
             ended = await self._wait(attempt, container)
             stopper.cancel()
             stop = attempt.stop
-            attempt.advance(Step.END)
+            attempt.advance(Step.STOP)
             attempt.tell("keeping the outputs")
             kept = await self._tools.outputs.keep(attempt, container)
             skipper = await shipping
@@ -162,7 +174,7 @@ class Runner:
         if attempt.phase is Phase.LEASED:
             attempt.advance(Step.PREPARE)
         attempt.tell("getting the image")
-        build_log = self._tools.logs.writer(spec.run, attempt.grant.epoch, logs_pb2.LOG_STREAM_BUILD)
+        build_log = self._build_log(attempt)
         image = await self._tools.images.ensure(spec, build_log, attempt.tell)
         if isinstance(image, leases_pb2.AttemptResult):
             await build_log.flush()
@@ -180,6 +192,9 @@ class Runner:
         attempt.advance(Step.START)
         attempt.tell("running")
         return container
+
+    def _build_log(self, attempt: Attempt) -> LogWriter:
+        return self._tools.logs.writer(attempt.spec.run, attempt.grant.epoch, logs_pb2.LOG_STREAM_BUILD)
 
     async def _create(self, name: str, config: dict[str, object]) -> ContainerId:
         try:
@@ -230,7 +245,8 @@ class Runner:
         await attempt.stopping.wait()
         stop = attempt.stop
         assert stop is not None  # noqa: S101 - set before the event
-        attempt.tell(f"stopping: {stop.reason.name.lower()}")
+        attempt.advance(Step.STOP)
+        attempt.tell(_WHY[stop.reason])
         await self._end(container, stop.grace)
 
     async def _end(self, container: ContainerId, grace: timedelta) -> None:

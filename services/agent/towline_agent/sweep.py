@@ -1,12 +1,12 @@
 """After a start: containers on the engine that belong to nobody."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from towline.errors import TowlineError, Unavailable
 from towline_agent.attempts import Attempt
 from towline_agent.builder import DockerImages
-from towline_agent.core.containers import LABEL_AGENT, container_name
+from towline_agent.core.containers import LABEL_AGENT, LABEL_EPOCH, LABEL_RUN
 from towline_agent.engine.health import EngineHealth
 from towline_agent.engine.port import Engine
 
@@ -16,7 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 async def sweep(
-    engine: Engine, health: EngineHealth, images: DockerImages, agent: str, held: Iterable[Attempt]
+    engine: Engine,
+    health: EngineHealth,
+    images: DockerImages,
+    agent: str,
+    held: Callable[[], Iterable[Attempt]],
 ) -> None:
     """Remove what an earlier start has left: containers without a journal entry, half-done builds.
 
@@ -28,18 +32,16 @@ async def sweep(
         health: Tells when it answers.
         images: Knows its build containers.
         agent: "agents/{agent}", as the containers are labelled.
-        held: Attempts that the agent has.
+        held: Gives the attempts that the agent has.
     """
-    known = {container_name(attempt.spec.run, attempt.grant.epoch) for attempt in held}
-    ids = set()
     while True:
         await health.wait_ready()
         try:
-            for name in known:
-                if found := await engine.inspect(name):
-                    ids.add(found.id)
-            for container in await engine.containers({LABEL_AGENT: agent}):
-                if container.id not in ids:
+            found = await engine.containers({LABEL_AGENT: agent})
+            # Asked for after the containers: an attempt is there before its container is.
+            known = {(attempt.spec.run, str(attempt.grant.epoch)) for attempt in held()}
+            for container in found:
+                if (container.labels.get(LABEL_RUN), container.labels.get(LABEL_EPOCH)) not in known:
                     _log.warning("removing container %s: no lease of ours has it", container.id[:12])
                     await engine.remove(container.id)
             await images.sweep()

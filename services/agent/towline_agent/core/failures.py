@@ -49,9 +49,9 @@ class LogTail:
         return "".join(lines)
 
 
-def succeeded(exit_code: int = 0) -> leases_pb2.AttemptResult:
+def succeeded() -> leases_pb2.AttemptResult:
     """Make the result of an attempt that did what it should."""
-    return leases_pb2.AttemptResult(outcome=runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, exit_code=exit_code)
+    return leases_pb2.AttemptResult(outcome=runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, exit_code=0)
 
 
 def failed(
@@ -86,12 +86,10 @@ def from_exit(status: ExitStatus, command: str, memory_bytes: int, log_tail: str
         memory_bytes: Its memory limit; 0: none.
         log_tail: Last lines of its log.
     """
-    if status.code == 0 and not status.oom_killed:
+    if status.code == 0:
+        # Even where a child process was killed for memory: the program lived on, its word counts.
         return succeeded()
     cause = runs_pb2.FAILURE_CAUSE_OOM if status.oom_killed else runs_pb2.FAILURE_CAUSE_USER_ERROR
-    if status.oom_killed and status.code == 0:
-        # A child process was killed for memory and the program lived on: its own word counts.
-        return succeeded()
     failure = runs_pb2.Failure(
         cause=cause, message=_exit_message(status, command, memory_bytes), log_tail=log_tail
     )

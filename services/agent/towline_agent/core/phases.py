@@ -15,7 +15,7 @@ class Phase(Enum):
     LEASED = "leased"  # its grant is in the journal, nothing more
     PREPARING = "preparing"  # its image and its container are made
     RUNNING = "running"  # its container runs
-    STOPPING = "stopping"  # its container has ended or is made to end; outputs are kept
+    STOPPING = "stopping"  # its container was told to end or has ended; outputs are kept
     FINISHED = "finished"  # its result is in the journal and was not confirmed
     DROPPED = "dropped"  # it is no longer ours; its container is made to end, no result is sent
     GONE = "gone"  # nothing of it is left on the node
@@ -26,7 +26,7 @@ class Step(Enum):
 
     PREPARE = "prepare"
     START = "start"
-    END = "end"
+    STOP = "stop"
     FINISH = "finish"
     DROP = "drop"
     FORGET = "forget"
@@ -35,9 +35,9 @@ class Step(Enum):
 TRANSITIONS: Final[dict[tuple[Phase, Step], Phase]] = {
     (Phase.LEASED, Step.PREPARE): Phase.PREPARING,
     (Phase.LEASED, Step.START): Phase.RUNNING,  # a restarted agent finds the container running
-    (Phase.LEASED, Step.END): Phase.STOPPING,  # … or ended
     (Phase.PREPARING, Step.START): Phase.RUNNING,
-    (Phase.RUNNING, Step.END): Phase.STOPPING,
+    (Phase.RUNNING, Step.STOP): Phase.STOPPING,
+    (Phase.STOPPING, Step.STOP): Phase.STOPPING,  # told to end, then ended
     # A result may come from anywhere: a refused image, a cancel, an exit.
     (Phase.LEASED, Step.FINISH): Phase.FINISHED,
     (Phase.PREPARING, Step.FINISH): Phase.FINISHED,

@@ -14,6 +14,7 @@ __all__ = ["EngineHealth"]
 
 _log = logging.getLogger(__name__)
 _EVERY_S: Final = 5.0
+_LEAST_PAUSE_S: Final = 0.1
 
 
 class EngineHealth:
@@ -38,8 +39,10 @@ class EngineHealth:
     async def back(self) -> None:
         """Wait until it answers, asking anew: the caller has seen it fail."""
         self._up.clear()
-        self._doubt.set()
         self._changed()
+        # An engine that answers this and fails at the rest must not be asked without a pause.
+        await asyncio.sleep(_LEAST_PAUSE_S * (1 + random()))  # noqa: S311 - jitter
+        self._doubt.set()
         await self._up.wait()
 
     async def wait_ready(self) -> None:
