@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,8 @@ def start(data_dir: Path) -> Iterator[Callable[..., Up]]:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One that several tests share; each leaves it up."""
-    up = Up(tmp_path_factory.mktemp("up") / "data").wait_until_up()
-    yield up
-    up.interrupt()
+    with closing(Up(tmp_path_factory.mktemp("up") / "data")) as up:
+        yield up.wait_until_up()
 
 
 def _processes(data_dir: Path) -> dict[str, ProcessId]:
@@ -219,12 +219,12 @@ def test_a_data_dir_behind_a_closed_door_with_a_long_name() -> None:
     """As root PostgreSQL runs as another user, who may not enter; and sockets have short names."""
     with tempfile.TemporaryDirectory() as closed:  # mode 0700
         data_dir = Path(closed) / ("long-" * 20)
-        up = Up(data_dir).wait_until_up()
-        postgres = _processes(data_dir)["postgres"]
-        uid = Path(f"/proc/{postgres.pid}").stat().st_uid
-        assert uid != 0
-        assert Path(closed).stat().st_mode & 0o777 == 0o700
-        assert up.interrupt() == 0
+        with closing(Up(data_dir)) as up:
+            up.wait_until_up()
+            postgres = _processes(data_dir)["postgres"]
+            assert Path(f"/proc/{postgres.pid}").stat().st_uid != 0
+            assert Path(closed).stat().st_mode & 0o777 == 0o700
+            assert up.interrupt() == 0
 
 
 def test_a_second_ctrl_c_hurries(data_dir: Path, start: Callable[..., Up]) -> None:

@@ -78,6 +78,7 @@ class Builds:
         bundle = os.environ.get("SSL_CERT_FILE")
         settings = BuildSettings(
             agent=self.name,
+            starts=2,
             base_images=self.base_images,
             indexes=self.indexes,
             ca_bundle=Path(bundle) if bundle else None,
@@ -103,10 +104,10 @@ class Builds:
         return got
 
     async def container(self) -> list[str]:
-        return containers(towline_builder=self.name)
+        return containers(towline_builder=f"{self.name}:2")
 
     def left_over(self) -> list[str]:
-        return [*containers(towline_builder=self.name), *self.work.iterdir()]
+        return [*containers(towline_builder=f"{self.name}:2"), *self.work.iterdir()]
 
 
 @pytest.fixture
@@ -250,11 +251,19 @@ async def test_a_cancelled_build_leaves_nothing(builds: Builds) -> None:
 
 
 async def test_what_a_killed_agent_left_is_swept(builds: Builds, engine: DockerEngine) -> None:
-    await engine.create(
-        f"towline-build-{uuid4().hex}", {"Image": base_image(), "Labels": {LABEL_BUILDER: builds.name}}
-    )
-    await builds.images.sweep()
-    assert not builds.left_over()
+    labels = {"earlier": f"{builds.name}:1", "now": f"{builds.name}:2", "other": f"{builds.name}x:1"}
+    made = {
+        which: await engine.create(
+            f"towline-build-{uuid4().hex}", {"Image": base_image(), "Labels": {LABEL_BUILDER: label}}
+        )
+        for which, label in labels.items()
+    }
+    try:
+        await builds.images.sweep()
+        assert set(made.values()) & set(containers()) == {made["now"], made["other"]}
+    finally:
+        for container in made.values():
+            await engine.remove(container)
 
 
 async def test_no_base_image_for_the_recorded_python(builds: Builds) -> None:

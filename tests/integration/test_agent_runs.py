@@ -221,6 +221,8 @@ async def test_cancel_ends_a_process_that_ignores_it(peer: LeasePeer, agent: Age
     grant = await peer.grant(python_spec(IGNORES_SIGTERM))
     await peer.until(lambda: peer.output(grant) == b"ready\n", within=30)
     await peer.cancel(grant, timedelta(seconds=0.5))
+    told = await peer.state_of(grant, runs_pb2.RUN_STATE_STOPPING)
+    assert told.detail == "stopping on request"
     result = await peer.finish_of(grant)
     assert result.outcome == CANCELLED and result.exit_code == 137
     assert peer.output(grant) == b"ready\nno\n"
@@ -328,6 +330,26 @@ async def test_a_lost_lease_is_stopped_and_dropped(peer: LeasePeer, agent: Agent
     await peer.say(leases_pb2.StreamLeasesResponse(renewed=renewed))
     await peer.until(lambda: not containers(towline_run=grant.spec.run), within=20)
     assert not peer.finishes
+
+
+async def test_two_containers_of_one_run_never_overlap(peer: LeasePeer, agent: AgentProcess) -> None:
+    spec = python_spec(IGNORES_SIGTERM, grace_s=1)
+    old = await peer.grant(spec, epoch=1)
+    await peer.until(lambda: peer.output(old) == b"ready\n", within=30)
+    renewed = leases_pb2.Renewed(ack_seq=1, lost_lease_ids=[old.lease_id])
+    await peer.say(leases_pb2.StreamLeasesResponse(renewed=renewed))
+    new = await peer.grant(spec, epoch=2)
+    most = 0
+
+    def overlap() -> bool:
+        nonlocal most
+        most = max(most, len(containers(towline_run=spec.run)))
+        return peer.output(new) == b"ready\n"
+
+    await peer.until(overlap, within=30)
+    assert most == 1
+    await peer.cancel(new, timedelta(0))
+    await peer.finish_of(new)
 
 
 async def test_a_cancel_that_came_while_no_agent_was_there(peer: LeasePeer, agent: AgentProcess) -> None:

@@ -1,12 +1,10 @@
-"""Why a run waits; ids and pages."""
+"""Why a run waits; ids of runs."""
 
 from datetime import UTC, datetime
 
 import pytest
 
 from towline import names
-from towline.errors import InvalidArgument
-from towline_queue.core import pages
 from towline_queue.core.explain import MOST_COUNTED, AgentFacts, QueueFacts, explain_waiting
 from towline_queue.core.run_ids import run_names
 
@@ -68,24 +66,3 @@ def test_run_names_sort_by_time_and_within_it_as_given() -> None:
     assert made == sorted(made)
     assert len(set(made)) == 4
     assert all(names.run(name) and len(name) == len("runs/") + 18 for name in made)
-
-
-def test_a_token_leads_on_and_only_in_its_own_list() -> None:
-    token = pages.next_token(b"queue a", 17)
-    assert pages.page_start(b"queue a", token, int) == 17
-    assert pages.page_start(b"queue a", "", int) is None
-    with pytest.raises(InvalidArgument, match="another filter"):
-        pages.page_start(b"queue b", token, int)
-    for forged in ("x", "é", "e30", token[:-3], pages.next_token(b"queue a", "17")):
-        with pytest.raises(InvalidArgument, match="page_token"):
-            pages.page_start(b"queue a", forged, int)
-
-
-@pytest.mark.parametrize(("asked", "given"), [(0, 50), (1, 1), (1000, 1000), (100_000, 1000)])
-def test_pages_are_bounded(asked: int, given: int) -> None:
-    assert pages.page_size(asked) == given
-
-
-def test_a_negative_page_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="page_size"):
-        pages.page_size(-1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from towline import names
 from towline.errors import InvalidArgument
 from towline.v1.artifacts_pb2 import ArtifactFile, ArtifactVersion, UploadHeader
-from towline_registry.core import digests, manifests, pages, texts, versions
+from towline_registry.core import digests, manifests, texts, versions
 from towline_registry.core.uploads import Upload, UploadKey
 
 DIGEST = digests.of(b"x")
@@ -35,35 +35,6 @@ def test_aliases_are_sorted_and_unique() -> None:
         assert failure.value.metadata == {"field": "aliases"}
     with pytest.raises(InvalidArgument):
         versions.aliases(JOB, [f"a{n}" for n in range(65)], "aliases")
-
-
-def test_page_sizes() -> None:
-    assert [pages.size(wanted) for wanted in (0, 1, 1000, 1001)] == [50, 1, 1000, 1000]
-    with pytest.raises(InvalidArgument):
-        pages.size(-1)
-
-
-def test_tokens_belong_to_their_list() -> None:
-    assert pages.after_job("") == ""
-    assert pages.after_job(pages.token("jobs/a.b")) == "jobs/a.b"
-    assert pages.before_version("", "jobs/a") is None
-    assert pages.before_version(pages.token("jobs/a/versions/v12"), "jobs/a") == 12
-    for token in ("x", "===", "ü", pages.token("jobs/a/versions/v1"), pages.token("artifacts/a")):
-        with pytest.raises(InvalidArgument) as failure:
-            pages.after_job(token)
-        assert failure.value.metadata == {"field": "page_token"}
-    for name in ("jobs/a", "jobs/b/versions/v1", "jobs/a/versions/prod", "jobs/a/versions/v01"):
-        with pytest.raises(InvalidArgument):
-            pages.before_version(pages.token(name), "jobs/a")
-
-
-@given(st.text(max_size=40))
-def test_any_token_is_read_or_refused(token: str) -> None:
-    for read in (pages.after_job, lambda text: pages.before_version(text, "jobs/a")):
-        try:
-            read(token)
-        except InvalidArgument as error:
-            assert error.metadata == {"field": "page_token"}
 
 
 @pytest.mark.parametrize(

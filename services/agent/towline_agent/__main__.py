@@ -89,7 +89,9 @@ class _Agent:
         registry = Registry(to_registry, f"the registry at {settings.registry_address}")
         queue = f"the queue service at {settings.queue_address}"
         self._images = DockerImages(
-            engine, Sources(registry, journal.work, settings.git_protocols), _build_settings(settings)
+            engine,
+            Sources(registry, journal.work, settings.git_protocols),
+            _build_settings(settings, self._identity),
         )
         self._logs = LogPipe(to_queue, queue)
         keeper = OutputKeeper(engine, self._health, registry, journal.work)
@@ -130,7 +132,9 @@ class _Agent:
 
     async def _sweep(self) -> None:
         await self._sessions.welcomed.wait()
-        await sweep(self._engine, self._health, self._images, self._settings.agent_name, self._node.attempts)
+        await sweep(
+            self._engine, self._health, self._images, self._settings.agent_name, lambda: self._node.attempts
+        )
 
     def _register(self, server: grpc.aio.Server) -> list[str]:
         servicer = AgentServicer(self._settings.agent_name, self._node, self._sessions, self._health)
@@ -138,9 +142,10 @@ class _Agent:
         return [agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name]
 
 
-def _build_settings(settings: AgentSettings) -> BuildSettings:
+def _build_settings(settings: AgentSettings, identity: Identity) -> BuildSettings:
     return BuildSettings(
         agent=settings.agent_name,
+        starts=identity.starts,
         base_images=settings.base_images,
         indexes=Indexes(settings.build_index_url, settings.build_extra_index_urls),
         ca_bundle=settings.build_ca_bundle,

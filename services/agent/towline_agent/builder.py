@@ -72,12 +72,19 @@ class BuildSettings:
 
     agent: str
     """"agents/{agent}"; marks build containers."""
+    starts: int
+    """How often the agent was started; tells its build containers from those of earlier starts."""
     base_images: tuple[str, ...]
     """Candidates in order; {version} becomes "X.Y"."""
     indexes: recipe.Indexes
     ca_bundle: Path | None = None
     network: str = ""
     cache_volume: str = ""
+
+    @property
+    def label(self) -> str:
+        """Return what build containers are labelled with."""
+        return f"{self.agent}:{self.starts}"
 
 
 class DockerImages:
@@ -116,8 +123,10 @@ class DockerImages:
 
     async def sweep(self) -> None:
         """Remove what builds of an agent that was killed have left."""
-        for container in await self._engine.containers({recipe.LABEL_BUILDER: self._settings.agent}):
-            await self._engine.remove(container.id)
+        for container in await self._engine.containers({recipe.LABEL_BUILDER: ""}):
+            agent, _, start = container.labels[recipe.LABEL_BUILDER].rpartition(":")
+            if agent == self._settings.agent and start != str(self._settings.starts):
+                await self._engine.remove(container.id)
 
     def _key(self, spec: runs_pb2.LaunchSpec, base: ImageFacts) -> keys.EnvironmentKey:
         python = spec.job.python
@@ -200,7 +209,7 @@ class DockerImages:
         build.tell("adding the source to the image")
         try:
             async with self._sources.archive(build.spec.job, build.tell) as archive:
-                config = {"Image": environment.id, "Labels": {recipe.LABEL_BUILDER: self._settings.agent}}
+                config = {"Image": environment.id, "Labels": {recipe.LABEL_BUILDER: self._settings.label}}
                 async with self._throw_away(config) as container:
                     await self._engine.put_archive(container, "/", tars.file_chunks(archive))
                     await self._engine.commit(container, tag, recipe.image_config(environment.environment))
@@ -221,7 +230,7 @@ class DockerImages:
         build.tell(f"installing {count} requirements for Python {build.key.python}")
         await build.log.write(f"towline: Python {build.key.python}, {count} requirements\n".encode())
         config = recipe.build_container(
-            build.base.id, settings.agent, cache_volume=settings.cache_volume, network=settings.network
+            build.base.id, settings.label, cache_volume=settings.cache_volume, network=settings.network
         )
         async with self._throw_away(config) as container:
             entries = await asyncio.to_thread(self._files, build)

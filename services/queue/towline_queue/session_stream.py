@@ -134,15 +134,16 @@ class SessionStream:
         """Renew the session, take its credits, and tell it what it does not know yet."""
         session = self._session
         identity = session.identity
-        session.credits.told(
-            beat.capacity_gen, beat.free_slots, frozenset(beat.free_gpu_ids), beat.grant_seq_seen
-        )
-        self._signals.credits_changed(identity.agent)
         known = dict(session.grant_seqs)
         renewal = await self._desk.renew(identity.id, identity.agent)
         if renewal is None:
             close_superseded(session)
             return
+        # Only now: before the commit a session that was silent would still be refused a claim.
+        session.credits.told(
+            beat.capacity_gen, beat.free_slots, frozenset(beat.free_gpu_ids), beat.grant_seq_seen
+        )
+        self._signals.credits_changed(identity.agent)
         if beat.has_inventory:
             await self._settle(beat)
         self._find_lost(known, renewal)

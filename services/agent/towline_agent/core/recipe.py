@@ -118,7 +118,7 @@ def build_container(base_image_id: str, builder: str, *, cache_volume: str, netw
 
     Args:
         base_image_id: What to build on.
-        builder: The agent, for cleaning up after a crash.
+        builder: Value of LABEL_BUILDER, for cleaning up after a crash.
         cache_volume: Docker volume that keeps uv's downloads between builds; empty: none.
         network: Docker network of the build; empty: the engine's default bridge.
     """

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import aiohttp
-from aiodocker import Docker, DockerError, DockerStreamError
+from aiodocker import Docker, DockerError
 
 from towline.errors import (
     AlreadyExists,
@@ -28,6 +29,7 @@ _ANSWER_S: Final = 5.0
 _CHUNK_BYTES: Final = 256 * 1024
 # aiodocker's own default socket search asserts that one exists; a stopped engine may have none.
 _DEFAULT_URL: Final = "unix:///var/run/docker.sock"
+_TAGGED: Final = re.compile(r"[:@][^/]*$")
 # Errors by status are about what the path names first.
 _MISSING: Final = {"image": "IMAGE_NOT_FOUND", "container": "CONTAINER_NOT_FOUND"}
 
@@ -72,16 +74,17 @@ class DockerEngine:
 
     async def pull(self, reference: str, progress: Callable[[str], None]) -> None:
         """See Engine."""
+        # Without a tag the engine would pull all of them.
+        tagged = reference if _TAGGED.search(reference) else f"{reference}:latest"
         try:
-            async for item in self._client.images.pull(reference, stream=True):
-                status, layer = item.get("status", ""), item.get("id", "")
-                progress(" ".join(filter(None, [layer, status, item.get("progress", "")])))
-        except (DockerError, aiohttp.ClientError, OSError) as error:
-            # 900 is aiodocker's own: the engine was not reached. What is not about the request either
-            # is a registry's answer.
-            if isinstance(error, DockerError) and error.status not in (400, 900):
-                raise NotFound(error.message, reason="IMAGE_NOT_FOUND") from error
-            raise _error(error, "image") from error
+            async for line in _lines(self._read("images/create", {"fromImage": tagged}, "POST")):
+                item = json.loads(line)
+                if "error" in item:
+                    raise NotFound(item["error"], reason="IMAGE_NOT_FOUND")
+                words = (item.get("id"), item.get("status"), item.get("progress"))
+                progress(" ".join(filter(None, words)))
+        except Internal as error:  # the engine passes on what a registry answers as its own failure
+            raise NotFound(error.message, reason="IMAGE_NOT_FOUND") from error
 
     async def create(self, name: str, config: Mapping[str, Any]) -> ContainerId:
         """See Engine."""
@@ -186,16 +189,30 @@ class DockerEngine:
         except NotFound:
             return
 
-    async def _read(self, path: str, params: Mapping[str, str]) -> AsyncIterator[bytes]:
-        """Read a response as it comes: aiodocker's own methods decode text and hold archives in memory."""
-        with translated():
-            async with self._client._query(path, params=params, timeout=None) as response:
+    async def _read(self, path: str, params: Mapping[str, str], method: str = "GET") -> AsyncIterator[bytes]:
+        """Read a response as it comes and drop it when nobody reads on.
+
+        aiodocker's own methods decode text, hold archives in memory, and leave a cancelled pull going.
+        """
+        with translated("image" if path.startswith("images/") else "container"):
+            async with self._client._query(path, method, params=params, timeout=None) as response:
                 # release() would wait for the end of an endless stream; close() drops the connection.
                 try:
                     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                         yield chunk
                 finally:
                     response.close()
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+    if rest.strip():
+        yield rest
 
 
 @contextmanager
@@ -208,8 +225,6 @@ def translated(subject: str = "container") -> Iterator[None]:
 
 
 def _error(error: Exception, subject: str) -> TowlineError:
-    if isinstance(error, DockerStreamError):
-        return InvalidArgument(error.message, reason="ENGINE_REFUSED")
     if isinstance(error, DockerError):
         return _by_status(error.status, error.message, subject)
     detail = str(error) or type(error).__name__

@@ -158,7 +158,5 @@ def _complete_parameters(spec: JobSpec) -> None:
     config = json_objects.read(spec.config_json, "spec.config_json")
     if not spec.input_schema_json:
         spec.input_schema_json = json_objects.canonical(schemas.derived(config))
-        return
-    schema = json_objects.read(spec.input_schema_json, "spec.input_schema_json")
-    schemas.check(schema, "spec.input_schema_json")
-    schemas.check_defaults(schema, config, "spec.config_json")
+    else:
+        schemas.check(spec.input_schema_json, config)

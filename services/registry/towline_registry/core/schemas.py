@@ -1,20 +1,18 @@
 """JSON Schemas (Draft 2020-12) of job parameters: derived from defaults, or given and checked."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
 from towline.errors import InvalidArgument
-from towline_registry.core.json_objects import JsonObject
+from towline.service.json_schemas import Schema
+from towline_registry.core.json_objects import JsonObject, read
 
-__all__ = ["check", "check_defaults", "derived"]
+__all__ = ["check", "derived"]
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 MAX_VIOLATIONS: Final = 5
+_SCHEMA_FIELD: Final = "spec.input_schema_json"
 
 _SCALARS: Final = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
@@ -57,34 +55,27 @@ def _of_items(values: Iterable[Any]) -> JsonObject:
     return {}
 
 
-def check(schema: JsonObject, field: str) -> None:
-    """Check that `schema` is a schema of the draft that Towline uses; InvalidArgument names `field`."""
+def check(text: str, config: JsonObject) -> None:
+    """Check a given schema, and that the defaults satisfy it.
+
+    Raises:
+        InvalidArgument: Names `spec.input_schema_json`, or `spec.config_json` and each violation.
+    """
+    schema = read(text, _SCHEMA_FIELD)
     if schema.get("$schema", DIALECT) not in (DIALECT, f"{DIALECT}#"):
         raise InvalidArgument.field(
-            field, f'only Draft 2020-12 is taken; write "$schema": "{DIALECT}" or leave it'
+            _SCHEMA_FIELD, f'is of another draft; write "$schema": "{DIALECT}" or leave it out'
         )
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise InvalidArgument.field(
-            field, f"this is no JSON Schema: at {error.json_path}, {error.message}"
-        ) from None
-
-
-def check_defaults(schema: JsonObject, config: JsonObject, field: str) -> None:
-    """Check that the defaults satisfy their schema; InvalidArgument names `field` and each violation."""
-    # An empty registry: a schema may refer to its own parts, and never makes the service fetch a URL.
-    validator = Draft202012Validator(schema, registry=Registry())
-    try:
-        violations = [
-            f"{error.json_path}: {error.message}"
-            for error, _ in zip(validator.iter_errors(config), range(MAX_VIOLATIONS), strict=False)
-        ]
-    except Unresolvable as error:
-        raise InvalidArgument.field(
-            "spec.input_schema_json", f"it refers to {error.ref!r}, which is not in it"
-        ) from None
-    except (RecursionError, OverflowError) as error:  # it refers to itself, or divides by next to nothing
-        raise InvalidArgument.field("spec.input_schema_json", f"it cannot be checked: {error}") from None
+        checked = Schema(text)
+    except ValueError as error:
+        raise InvalidArgument.field(_SCHEMA_FIELD, str(error)) from None
+    violations = []
+    for path, problem in islice(checked.violations(config), MAX_VIOLATIONS):
+        if path is None:
+            raise InvalidArgument.field(_SCHEMA_FIELD, problem)
+        violations.append(f"{path} {problem}".strip())
     if violations:
-        raise InvalidArgument.field(field, "the defaults do not fit their schema: " + "; ".join(violations))
+        raise InvalidArgument.field(
+            "spec.config_json", "the defaults do not fit their schema: " + "; ".join(violations)
+        )

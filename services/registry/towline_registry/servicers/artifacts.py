@@ -6,6 +6,7 @@ import grpc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towline import names
+from towline.service import pages
 from towline.service.postgres import idempotent, transaction
 from towline.v1.artifacts_pb2 import (
     ArtifactVersion,
@@ -17,7 +18,7 @@ from towline.v1.artifacts_pb2 import (
     ListArtifactVersionsResponse,
 )
 from towline.v1.artifacts_pb2_grpc import ArtifactServiceServicer
-from towline_registry.core import manifests, pages, versions
+from towline_registry.core import manifests, versions
 from towline_registry.servicers.timestamps import timestamp
 from towline_registry.storage import artifacts, blobs
 from towline_registry.storage.tables import requests
@@ -71,13 +72,14 @@ class ArtifactServicer(ArtifactServiceServicer):
     ) -> ListArtifactVersionsResponse:
         """See artifacts.proto."""
         artifact = names.artifact(request.parent, "parent")
-        size = pages.size(request.page_size)
-        before = pages.before_version(request.page_token, artifact)
+        size = pages.page_size(request.page_size)
+        before = pages.page_start(artifact.encode(), request.page_token, int)
         async with transaction(self._engine) as connection:
             rows = await artifacts.list_versions(connection, artifact, before=before, limit=size + 1)
-        page = [_summary(row) for row in rows[:size]]
+        page, more = [_summary(row) for row in rows[:size]], len(rows) > size
         return ListArtifactVersionsResponse(
-            artifact_versions=page, next_page_token=pages.token(page[-1].name) if len(rows) > size else ""
+            artifact_versions=page,
+            next_page_token=pages.next_token(artifact.encode(), rows[size - 1].number) if more else "",
         )
 
 

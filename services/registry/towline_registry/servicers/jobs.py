@@ -6,6 +6,7 @@ import grpc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towline import names
+from towline.service import pages
 from towline.service.postgres import idempotent, transaction
 from towline.v1.jobs_pb2 import (
     CreateJobVersionRequest,
@@ -22,7 +23,7 @@ from towline.v1.jobs_pb2 import (
     SetJobAliasResponse,
 )
 from towline.v1.jobs_pb2_grpc import JobServiceServicer
-from towline_registry.core import digests, jobspecs, pages, texts, versions
+from towline_registry.core import digests, jobspecs, texts, versions
 from towline_registry.servicers.timestamps import timestamp
 from towline_registry.storage import blobs, jobs
 from towline_registry.storage.tables import requests
@@ -30,6 +31,8 @@ from towline_registry.storage.tables import requests
 __all__ = ["JobServicer"]
 
 MAX_AUTHOR_CHARACTERS = 256
+# What a page token of ListJobs is good for.
+_JOBS = b"jobs"
 
 
 class JobServicer(JobServiceServicer):
@@ -74,13 +77,13 @@ class JobServicer(JobServiceServicer):
 
     async def ListJobs(self, request: ListJobsRequest, context: grpc.ServicerContext) -> ListJobsResponse:
         """See jobs.proto."""
-        size = pages.size(request.page_size)
-        after = pages.after_job(request.page_token)
+        size = pages.page_size(request.page_size)
+        after = pages.page_start(_JOBS, request.page_token, str) or ""
         async with transaction(self._engine) as connection:
             rows = await jobs.list_jobs(connection, after=after, limit=size + 1)
         page = [_job(row) for row in rows[:size]]
         return ListJobsResponse(
-            jobs=page, next_page_token=pages.token(page[-1].name) if len(rows) > size else ""
+            jobs=page, next_page_token=pages.next_token(_JOBS, page[-1].name) if len(rows) > size else ""
         )
 
     async def ListJobVersions(
@@ -88,13 +91,14 @@ class JobServicer(JobServiceServicer):
     ) -> ListJobVersionsResponse:
         """See jobs.proto."""
         job = names.job(request.parent, "parent")
-        size = pages.size(request.page_size)
-        before = pages.before_version(request.page_token, job)
+        size = pages.page_size(request.page_size)
+        before = pages.page_start(job.encode(), request.page_token, int)
         async with transaction(self._engine) as connection:
             rows, more = await jobs.list_versions(connection, job, before=before, limit=size)
         page = [_job_version(row) for row in rows]
         return ListJobVersionsResponse(
-            job_versions=page, next_page_token=pages.token(page[-1].name) if more else ""
+            job_versions=page,
+            next_page_token=pages.next_token(job.encode(), rows[-1].number) if more else "",
         )
 
     async def SetJobAlias(

@@ -117,7 +117,7 @@ async def list_versions(
         select(*_SUMMARY)
         .where(
             artifact_versions.c.artifact == artifact,
-            artifact_versions.c.number < (count if before is None else before),
+            artifact_versions.c.number < (count if before is None else min(before, count)),
         )
         .order_by(artifact_versions.c.number.desc())
         .limit(limit)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towline import names
 from towline.errors import NotFound
 from towline.v1.jobs_pb2 import JobSpec
-from towline_registry.core import pages, versions
+from towline_registry.core import versions
 from towline_registry.core.digests import Digest
 from towline_registry.storage.tables import job_aliases, job_versions, jobs
 
@@ -26,6 +26,9 @@ __all__ = [
     "list_versions",
     "set_aliases",
 ]
+
+# A page ends early rather than pass this; a message may have 16 MiB and a version about 3.
+_MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,10 @@ async def list_versions(
     count = await _count(connection, job)
     query = (
         _versions()
-        .where(job_versions.c.job == job, job_versions.c.number < (count if before is None else before))
+        .where(
+            job_versions.c.job == job,
+            job_versions.c.number < (count if before is None else min(before, count)),
+        )
         .order_by(job_versions.c.number.desc())
         .limit(limit + 1)
     )
@@ -146,7 +152,7 @@ async def list_versions(
     async with connection.stream(query.execution_options(yield_per=8)) as rows:
         async for row in rows:
             size += len(row.spec)
-            if len(page) == limit or (page and size > pages.MAX_PAGE_BYTES):
+            if len(page) == limit or (page and size > _MAX_PAGE_BYTES):
                 return page, True
             page.append(_row(row))
     return page, False

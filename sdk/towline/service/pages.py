@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 import json
-from typing import Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
 from towline.errors import InvalidArgument
 
@@ -53,12 +53,17 @@ def page_start(question: bytes, token: str, kind: type[_Key]) -> _Key | None:
     except (binascii.Error, ValueError):
         content = None
     match content:
-        case [str(fingerprint), last] if isinstance(last, kind) and fingerprint == _fingerprint(question):
+        case [str(fingerprint), last] if _is_key(last, kind) and fingerprint == _fingerprint(question):
             return last
         case [str(), str() | int()]:
             raise InvalidArgument.field("page_token", "belongs to a list with another filter; begin anew")
         case _:
             raise InvalidArgument.field("page_token", "is no token that this service gave; begin anew")
+
+
+def _is_key(value: object, kind: type[_Key]) -> TypeGuard[_Key]:
+    """Whether PostgreSQL takes the value as a key; tokens are not signed."""
+    return isinstance(value, kind) and (isinstance(value, str) or abs(value) < 2**63)
 
 
 def _fingerprint(question: bytes) -> str:

@@ -11,7 +11,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from towline_queue.core.json_values import Json, dump, parse
+from towline.service.json_values import Json, dump, parse
 
 __all__ = ["Schema"]
 
@@ -47,12 +47,15 @@ class Schema:
         # An empty registry: a schema from outside must not make the service fetch anything.
         self._validator = Draft202012Validator(schema, registry=Registry())
 
-    def violations(self, value: Json) -> Iterator[tuple[str, str]]:
-        """Give (path, problem) for all that the schema forbids in `value`; the path of the root is ""."""
+    def violations(self, value: Json) -> Iterator[tuple[str | None, str]]:
+        """Give (path, problem) for all that the schema forbids in `value`.
+
+        The path of the root is ""; None where the schema itself is broken in a way that only shows in use.
+        """
         try:
             errors = list(self._validator.iter_errors(value))
-        except (Unresolvable, RecursionError, re.error) as defect:
-            yield "", f"cannot be checked: the schema is broken ({defect})"
+        except (Unresolvable, RecursionError, OverflowError, re.error) as defect:
+            yield None, f"cannot be checked: the schema is broken ({defect})"
             return
         for error in errors:
             yield from _explain(error)
