@@ -4,12 +4,17 @@ import itertools
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from towline_testing.postgres import VERSIONS, PostgresServer, running_postgres
 
 # Tests start programs while gRPC runs; its fork handlers crash some of them before they are executed.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+# Timing never fails a test.
+hypothesis.settings.register_profile("towline", deadline=None)
+hypothesis.settings.load_profile("towline")
 
 _numbers = itertools.count(1)
 

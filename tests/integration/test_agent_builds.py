@@ -66,7 +66,7 @@ class Builds:
     def __init__(self, engine: DockerEngine, registry: Registry, work: Path) -> None:
         work.mkdir()
         self.engine, self.registry, self.work = engine, registry, work
-        self.name = f"agents/test-{uuid4().hex}"
+        self.name = uuid4().hex
         self.log = Log()
         self.told: list[str] = []
         self.made: list[str] = []
@@ -77,7 +77,7 @@ class Builds:
     def builder(self) -> DockerImages:
         bundle = os.environ.get("SSL_CERT_FILE")
         settings = BuildSettings(
-            agent=self.name,
+            builder=self.name,
             starts=2,
             base_images=self.base_images,
             indexes=self.indexes,

@@ -364,15 +364,14 @@ async def test_a_cancel_that_came_while_no_agent_was_there(peer: LeasePeer, agen
 
 async def test_a_container_that_no_lease_has_is_removed(peer: LeasePeer, agent: AgentProcess) -> None:
     await agent.stop()
-    label = f"towline.agent=agents/{agent.name}"
-    orphan = docker("run", "--detach", "--label", label, base_image(), "sleep", "600")
-    other = docker("run", "--detach", "--label", label + "x", base_image(), "sleep", "600")
-    try:
-        agent.start()
-        await peer.until(lambda: orphan not in containers(), within=20)
-        assert other in containers()
-    finally:
-        docker("rm", "--force", other)
+    ours = [f"--label=towline.agent=agents/{agent.name}"]
+    instance = f"--label=towline.instance={peer.hellos[0].instance_id}"
+    orphan = docker("run", "--detach", *ours, instance, base_image(), "sleep", "600")
+    # Another installation on this node, whose agent has the same name.
+    other = docker("run", "--detach", *ours, instance + "x", base_image(), "sleep", "600")
+    agent.start()
+    await peer.until(lambda: orphan not in containers(), within=20)
+    assert other in containers()
 
 
 async def test_leases_that_cannot_be_renewed_stop_their_containers(

@@ -16,7 +16,7 @@ from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.core import keys, recipe
 from towline_agent.core.backoff import Backoff
 from towline_agent.core.capacity import Capacity, lease_set_digest
-from towline_agent.core.containers import ImageFacts, container_config
+from towline_agent.core.containers import ImageFacts, Owner, container_config
 from towline_agent.core.failures import ExitStatus, build_failure, from_exit, from_start_error
 from towline_agent.core.phases import TRANSITIONS, Phase, Step, after, occupies, run_state
 from towline_agent.payload import payload
@@ -184,7 +184,7 @@ def grant(**docker: Any) -> leases_pb2.Grant:
 
 
 def config_of(one: leases_pb2.Grant, *env: str, user: str = "") -> dict[str, Any]:
-    return container_config(one, ImageFacts("sha256:i", env, user), "agents/x")
+    return container_config(one, ImageFacts("sha256:i", env, user), Owner("agents/x", "instance"))
 
 
 def test_nothing_is_granted_that_the_queue_does_not_say() -> None:

@@ -164,6 +164,15 @@ def test_work_without_gpus_goes_on_beside_a_reservation_but_leaves_it_a_slot():
     assert [assignment.run for assignment in granted] == ["runs/cpu-1"]
 
 
+def test_a_reservation_holds_back_only_what_comes_after_it():
+    node = Offer(UUID(int=1), QUEUES[:1], free_slots=1, free_gpus=frozenset({"a"}), total_gpus=2)
+    large = WaitingRun("runs/large", QUEUES[0], 2, 3, 5, timedelta(seconds=100))
+    urgent = WaitingRun("runs/urgent", QUEUES[0], 1, 1, 6, NOW)
+    later = WaitingRun("runs/later", QUEUES[0], 1, 3, 7, NOW)
+    granted = match([node], [large, later, urgent], reserve_after=timedelta(seconds=60))
+    assert [assignment.run for assignment in granted] == ["runs/urgent"]
+
+
 def test_the_tightest_gap_is_filled_first():
     wide = Offer(UUID(int=1), QUEUES[:1], 4, frozenset({"a", "b", "c"}), 4)
     tight = Offer(UUID(int=2), QUEUES[:1], 4, frozenset({"x"}), 4)

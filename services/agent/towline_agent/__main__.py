@@ -20,6 +20,7 @@ from towline_agent import gpus
 from towline_agent.attempts import Signal
 from towline_agent.builder import BuildSettings, DockerImages
 from towline_agent.core.capacity import Capacity
+from towline_agent.core.containers import Owner
 from towline_agent.core.recipe import Indexes
 from towline_agent.engine import docker
 from towline_agent.engine.health import EngineHealth
@@ -84,6 +85,7 @@ class _Agent:
         self._engine = engine
         journal = Journal(settings.data_dir)
         self._identity = journal.start()
+        self._owner = Owner(settings.agent_name, self._identity.instance_id)
         self._changed = Signal()
         self._health = EngineHealth(engine, self._engine_changed)
         registry = Registry(to_registry, f"the registry at {settings.registry_address}")
@@ -98,7 +100,7 @@ class _Agent:
         tools = Tools(engine, self._health, self._images, self._logs, keeper)
         found = gpus.find(settings.gpus)
         capacity = Capacity(settings.slots or max(1, len(found)), found)
-        runner = Runner(tools, settings.agent_name)
+        runner = Runner(tools, self._owner)
         self._node = Node(
             Parts(capacity, journal, runner, self._health, self._changed), root, self._identity.starts
         )
@@ -132,9 +134,7 @@ class _Agent:
 
     async def _sweep(self) -> None:
         await self._sessions.welcomed.wait()
-        await sweep(
-            self._engine, self._health, self._images, self._settings.agent_name, lambda: self._node.attempts
-        )
+        await sweep(self._engine, self._health, self._images, self._owner, lambda: self._node.attempts)
 
     def _register(self, server: grpc.aio.Server) -> list[str]:
         servicer = AgentServicer(self._settings.agent_name, self._node, self._sessions, self._health)
@@ -144,7 +144,7 @@ class _Agent:
 
 def _build_settings(settings: AgentSettings, identity: Identity) -> BuildSettings:
     return BuildSettings(
-        agent=settings.agent_name,
+        builder=identity.instance_id,
         starts=identity.starts,
         base_images=settings.base_images,
         indexes=Indexes(settings.build_index_url, settings.build_extra_index_urls),

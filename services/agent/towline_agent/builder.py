@@ -70,8 +70,8 @@ class ImageBuilder(Protocol):
 class BuildSettings:
     """How an agent builds."""
 
-    agent: str
-    """"agents/{agent}"; marks build containers."""
+    builder: str
+    """Id of the agent's data folder; marks build containers."""
     starts: int
     """How often the agent was started; tells its build containers from those of earlier starts."""
     base_images: tuple[str, ...]
@@ -84,7 +84,7 @@ class BuildSettings:
     @property
     def label(self) -> str:
         """Return what build containers are labelled with."""
-        return f"{self.agent}:{self.starts}"
+        return f"{self.builder}:{self.starts}"
 
 
 class DockerImages:
@@ -124,8 +124,8 @@ class DockerImages:
     async def sweep(self) -> None:
         """Remove what builds of an agent that was killed have left."""
         for container in await self._engine.containers({recipe.LABEL_BUILDER: ""}):
-            agent, _, start = container.labels[recipe.LABEL_BUILDER].rpartition(":")
-            if agent == self._settings.agent and start != str(self._settings.starts):
+            builder, _, start = container.labels[recipe.LABEL_BUILDER].rpartition(":")
+            if builder == self._settings.builder and start != str(self._settings.starts):
                 await self._engine.remove(container.id)
 
     def _key(self, spec: runs_pb2.LaunchSpec, base: ImageFacts) -> keys.EnvironmentKey:

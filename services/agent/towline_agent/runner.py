@@ -70,12 +70,12 @@ class Runner:
 
     Args:
         tools: What to execute with.
-        agent: "agents/{agent}".
+        owner: Whose containers they will be.
     """
 
-    def __init__(self, tools: Tools, agent: str) -> None:
+    def __init__(self, tools: Tools, owner: containers.Owner) -> None:
         self._tools = tools
-        self._agent = agent
+        self._owner = owner
 
     async def execute(self, attempt: Attempt) -> leases_pb2.AttemptResult:
         """Bring an attempt to its end and return the result; an order to stop ends it sooner.
@@ -181,7 +181,7 @@ class Runner:
             return image
         attempt.has_image(image.outcome, image.facts.id)
         attempt.tell("starting the container")
-        config = containers.container_config(attempt.grant, image.facts, self._agent)
+        config = containers.container_config(attempt.grant, image.facts, self._owner)
         try:
             container = await self._create(containers.container_name(spec.run, attempt.grant.epoch), config)
             await engine.put_archive(container, "/towline", tars.stream(payload(spec)))

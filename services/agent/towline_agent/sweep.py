@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from towline.errors import TowlineError, Unavailable
 from towline_agent.attempts import Attempt
 from towline_agent.builder import DockerImages
-from towline_agent.core.containers import LABEL_AGENT, LABEL_EPOCH, LABEL_RUN
+from towline_agent.core.containers import LABEL_EPOCH, LABEL_RUN, Owner
 from towline_agent.engine.health import EngineHealth
 from towline_agent.engine.port import Engine
 
@@ -19,7 +19,7 @@ async def sweep(
     engine: Engine,
     health: EngineHealth,
     images: DockerImages,
-    agent: str,
+    owner: Owner,
     held: Callable[[], Iterable[Attempt]],
 ) -> None:
     """Remove what an earlier start has left: containers without a journal entry, half-done builds.
@@ -31,13 +31,13 @@ async def sweep(
         engine: The engine.
         health: Tells when it answers.
         images: Knows its build containers.
-        agent: "agents/{agent}", as the containers are labelled.
+        owner: Whose containers they are.
         held: Gives the attempts that the agent has.
     """
     while True:
         await health.wait_ready()
         try:
-            found = await engine.containers({LABEL_AGENT: agent})
+            found = await engine.containers(owner.labels)
             # Asked for after the containers: an attempt is there before its container is.
             known = {(attempt.spec.run, str(attempt.grant.epoch)) for attempt in held()}
             for container in found:

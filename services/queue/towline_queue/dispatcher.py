@@ -38,7 +38,7 @@ class Dispatcher:
         engine: The database.
         signals: Wakes it, and hears what it hands out.
         connections: The sessions.
-        reserve_after: How long the head of a (queue, priority) is passed by smaller runs at most.
+        reserve_after: How long a run that fits nowhere yet is passed by smaller ones at most.
     """
 
     def __init__(

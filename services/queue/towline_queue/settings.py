@@ -31,7 +31,7 @@ class QueueSettings(ServiceSettings):
     """Seconds an agent may take to answer a grant before the run waits again."""
 
     reserve_after_s: float = Field(default=60, ge=0)
-    """Seconds that smaller runs may pass a run at the head of its queue that fits no agent yet."""
+    """Seconds that smaller runs may pass one that fits no agent yet."""
 
     upkeep_every_s: float = Field(default=1, gt=0)
     """Seconds between two looks at what time demands: lost agents, unanswered grants, schedules."""

@@ -10,12 +10,14 @@ __all__ = [
     "BUILT_USER",
     "LABEL_AGENT",
     "LABEL_EPOCH",
+    "LABEL_INSTANCE",
     "LABEL_LEASE",
     "LABEL_RUN",
     "LOG_CONFIG",
     "OUTPUTS",
     "WORKSPACE",
     "ImageFacts",
+    "Owner",
     "attempt_key",
     "command_line",
     "container_config",
@@ -29,6 +31,8 @@ LABEL_RUN: Final = "towline.run"
 LABEL_EPOCH: Final = "towline.epoch"
 LABEL_LEASE: Final = "towline.lease"
 LABEL_AGENT: Final = "towline.agent"
+# Two installations on one node may name their agents alike; neither may touch the other's containers.
+LABEL_INSTANCE: Final = "towline.instance"
 
 # `json-file` replaces bytes that are not UTF-8; `local` keeps every byte, but would rotate them
 # away: the bound is past any disk, and the container's log goes with the container.
@@ -50,6 +54,21 @@ class ImageFacts:
     """Empty: root."""
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whose containers they are."""
+
+    agent: str
+    """"agents/{agent}"."""
+    instance_id: str
+    """Id of the agent's data folder."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels that tell its containers from all others."""
+        return {LABEL_AGENT: self.agent, LABEL_INSTANCE: self.instance_id}
+
+
 def attempt_key(run: str, epoch: int) -> str:
     """Name an attempt in a path or a container's name: "<run id>-<epoch>"."""
     return f"{run.removeprefix('runs/')}-{epoch}"
@@ -66,23 +85,23 @@ def command_line(spec: runs_pb2.LaunchSpec) -> str:
     return line if len(line) <= 200 else line[:199] + "…"
 
 
-def container_config(grant: leases_pb2.Grant, image: ImageFacts, agent: str) -> dict[str, Any]:
+def container_config(grant: leases_pb2.Grant, image: ImageFacts, owner: Owner) -> dict[str, Any]:
     """Make the body of the engine's "create container" for an attempt.
 
     Args:
         grant: The lease and its launch spec.
         image: The image it runs in.
-        agent: "agents/{agent}".
+        owner: Whose it is.
     """
     spec, options = grant.spec, grant.spec.docker
     built = spec.job.WhichOneof("source") != "image"
     config: dict[str, Any] = {
         "Image": image.id,
-        "Labels": {
+        "Labels": owner.labels
+        | {
             LABEL_RUN: spec.run,
             LABEL_EPOCH: str(grant.epoch),
             LABEL_LEASE: grant.lease_id,
-            LABEL_AGENT: agent,
         },
         "Env": [f"{name}={value}" for name, value in _environment(grant, image).items()],
         "User": options.user or (BUILT_USER if built else image.user),

@@ -168,9 +168,12 @@ class DockerEngine:
         """See Engine."""
         frames = LogFrames()
         params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
-        async for chunk in self._read(f"containers/{container}/logs", params):
-            if data := frames.feed(chunk):
-                yield data
+        try:
+            async for chunk in self._read(f"containers/{container}/logs", params):
+                if data := frames.feed(chunk):
+                    yield data
+        except AlreadyExists as error:  # (409) it is being removed
+            raise NotFound(error.message, reason="CONTAINER_NOT_FOUND") from error
 
     async def commit(self, container: ContainerId, reference: str, config: Mapping[str, Any]) -> str:
         """See Engine."""

@@ -1,8 +1,8 @@
 """Which waiting run goes to which agent: first in, first out within (queue, priority), without starving.
 
-A run that does not fit now is passed by smaller ones, so that nothing stands idle. Once it has waited
-longer than `reserve_after` at the head of its (queue, priority), the agent that is closest to fitting it
-is kept free of other GPU work until it fits.
+A run that does not fit now is passed by smaller ones, so that nothing stands idle. The first such run of
+each (queue, priority), once it has waited longer than `reserve_after`, gets a reservation: the agent that
+is closest to fitting it takes no GPU work that comes after it, until it fits.
 """
 
 from collections import defaultdict
@@ -60,6 +60,11 @@ class WaitingRun:
     seq: int
     waited: timedelta
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among all: by priority, then by order of submission."""
+        return self.priority, self.seq
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -96,12 +101,16 @@ class _Room:
         self.offer = offer
         self.slots = offer.free_slots
         self.gpus = sorted(offer.free_gpus)
-        self.reserved = False
+        self.reserved_for: WaitingRun | None = None
 
-    def fits(self, shape: int) -> bool:
-        if self.reserved:  # only work without GPUs, and only while a slot stays for the reserved run
-            return shape == 0 and self.slots > 1
-        return self.slots > 0 and len(self.gpus) >= shape
+    def has_place(self, run: WaitingRun) -> bool:
+        return self.slots > 0 and len(self.gpus) >= run.shape
+
+    def takes(self, run: WaitingRun) -> bool:
+        if self.reserved_for is not None and self.reserved_for.place < run.place:
+            # Work without GPUs does no harm, while a slot stays.
+            return run.shape == 0 and self.slots > 1
+        return self.has_place(run)
 
     def place(self, run: WaitingRun) -> Assignment:
         taken, self.gpus = self.gpus[: run.shape], self.gpus[run.shape :]
@@ -117,13 +126,14 @@ def match(
     Args:
         offers: All sessions, those without credits too: a run may be reserved for one of them.
         waiting: The first runs of each lane, and of each lane that is only looked at.
-        reserve_after: How long the head of a (queue, priority) is passed by smaller runs at most.
+        reserve_after: How long a run that fits nowhere yet is passed by smaller ones at most.
     """
     rooms = [_Room(offer) for offer in offers]
     by_queue: dict[str, list[WaitingRun]] = defaultdict(list)
-    for run in sorted(waiting, key=lambda run: (run.priority, run.seq)):
+    in_order = sorted(waiting, key=lambda run: run.place)
+    for run in in_order:
         by_queue[run.queue].append(run)
-    _reserve(rooms, by_queue, reserve_after)
+    _reserve(rooms, in_order, reserve_after)
     assignments: list[Assignment] = []
     # Each agent's first choice before any agent's second one.
     for rank in range(max((len(offer.queues) for offer in offers), default=0)):
@@ -134,7 +144,7 @@ def match(
         for queue, servers in at_rank.items():
             left: list[WaitingRun] = []
             for run in by_queue[queue]:
-                best = _best(servers, run.shape)
+                best = _best(servers, run)
                 if best is None:
                     left.append(run)
                 else:
@@ -143,27 +153,24 @@ def match(
     return assignments
 
 
-def _best(rooms: Sequence[_Room], shape: int) -> _Room | None:
+def _best(rooms: Sequence[_Room], run: WaitingRun) -> _Room | None:
     """Choose the tightest fit in GPUs, so that large gaps stay whole; then the one with the most slots."""
-    fitting = (room for room in rooms if room.fits(shape))
+    fitting = (room for room in rooms if room.takes(run))
     return min(fitting, key=lambda room: (len(room.gpus), -room.slots), default=None)
 
 
-def _reserve(rooms: Sequence[_Room], by_queue: dict[str, list[WaitingRun]], reserve_after: timedelta) -> None:
-    heads: dict[tuple[int, str], WaitingRun] = {}
-    for queue, runs in by_queue.items():
-        for run in runs:  # in order, so the first of a priority is its head
-            heads.setdefault((run.priority, queue), run)
-    for (_, queue), head in sorted(heads.items()):
+def _reserve(rooms: Sequence[_Room], in_order: Sequence[WaitingRun], reserve_after: timedelta) -> None:
+    """Reserve an agent for the first run of each (queue, priority) that fits nowhere now and has aged."""
+    passed: set[tuple[str, int]] = set()
+    for run in in_order:
         servers = [
-            room for room in rooms if queue in room.offer.queues and room.offer.total_gpus >= head.shape
+            room for room in rooms if run.queue in room.offer.queues and room.offer.total_gpus >= run.shape
         ]
-        if head.shape == 0 or head.waited < reserve_after or any(room.fits(head.shape) for room in servers):
+        lane = (run.queue, run.priority)
+        if run.shape == 0 or lane in passed or any(room.has_place(run) for room in servers):
             continue
-        closest = max(
-            (room for room in servers if not room.reserved),
-            key=lambda room: (len(room.gpus), room.slots),
-            default=None,
-        )
-        if closest is not None:
-            closest.reserved = True
+        passed.add(lane)
+        unreserved = [room for room in servers if room.reserved_for is None]
+        if unreserved and run.waited >= reserve_after:
+            closest = max(unreserved, key=lambda room: (len(room.gpus), room.slots))
+            closest.reserved_for = run
