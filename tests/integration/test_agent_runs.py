@@ -73,10 +73,10 @@ while not os.path.exists("/towline/go"): time.sleep(0.05)
     assert running.image_id == image_id(base_image())
     assert running.image_outcome == runs_pb2.IMAGE_OUTCOME_REUSED
     assert peer.replies[0].accepted
-    await peer.until(lambda: not containers(towline_run=grant.spec.run))
+    await peer.until(lambda: not list((agent.folder / "attempts").iterdir()))
+    assert not containers(towline_run=grant.spec.run)
     assert volume not in volumes()
     await peer.until(lambda: peer.beats[-1].free_slots == 2)
-    assert not list((agent.folder / "attempts").iterdir())
 
 
 async def test_the_container_contract(peer: LeasePeer, agent: AgentProcess) -> None:
@@ -309,8 +309,8 @@ async def test_a_result_that_nobody_confirmed_is_sent_again(peer: LeasePeer, age
     peer.confirming = True
     await peer.say(None)
     await peer.until(lambda: len(peer.finishes) == 3, within=20)
-    await peer.until(lambda: not containers(towline_run=grant.spec.run))
-    assert not list((agent.folder / "attempts").iterdir())
+    await peer.until(lambda: not list((agent.folder / "attempts").iterdir()))
+    assert not containers(towline_run=grant.spec.run)
 
 
 async def test_a_stale_lease_is_stopped_and_dropped(peer: LeasePeer, agent: AgentProcess) -> None:

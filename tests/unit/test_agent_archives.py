@@ -137,10 +137,9 @@ def test_what_is_accepted_stays_in_its_tree_on_a_real_file_system(
     tree = (root / "tree").resolve()
     assert list(root.iterdir()) == [root / "tree"]
     for path in tree.rglob("*"):
-        try:
-            resolved = path.resolve(strict=False)
-        except (OSError, RuntimeError):  # a loop leads nowhere
+        if _is_loop(path):  # it leads nowhere
             continue
+        resolved = path.resolve(strict=False)
         assert resolved == tree or tree in resolved.parents, (path, resolved)
 
 

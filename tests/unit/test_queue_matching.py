@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline_queue.core.matching import MAX_BATCH, Assignment, Offer, WaitingRun, lanes, match
@@ -11,6 +11,8 @@ from towline_queue.core.matching import MAX_BATCH, Assignment, Offer, WaitingRun
 QUEUES = ("queues/a", "queues/b", "queues/c")
 NEVER = timedelta(days=365)
 NOW = timedelta(0)
+
+unhurried = settings(deadline=None)  # machines that run tests are busy
 
 
 @st.composite
@@ -49,6 +51,7 @@ def runs(draw: st.DrawFn) -> list[WaitingRun]:
 reserve_after = st.sampled_from([NOW, timedelta(seconds=60), NEVER])
 
 
+@unhurried
 @given(offers(), runs(), reserve_after)
 def test_no_session_gets_more_than_it_offers(made: list[Offer], waiting: list[WaitingRun], after: timedelta):
     by_run = {run.run: run for run in waiting}
@@ -64,6 +67,7 @@ def test_no_session_gets_more_than_it_offers(made: list[Offer], waiting: list[Wa
         assert all(len(assignment.gpu_ids) == by_run[assignment.run].shape for assignment in mine)
 
 
+@unhurried
 @given(offers(), runs(), reserve_after)
 def test_no_run_passes_one_of_its_own_kind(made: list[Offer], waiting: list[WaitingRun], after: timedelta):
     granted = {assignment.run for assignment in match(made, waiting, reserve_after=after)}
@@ -74,6 +78,7 @@ def test_no_run_passes_one_of_its_own_kind(made: list[Offer], waiting: list[Wait
             assert not (same and before and late.run in granted and early.run not in granted)
 
 
+@unhurried
 @given(offers(), runs())
 def test_nothing_that_fits_is_left_waiting(made: list[Offer], waiting: list[WaitingRun]):
     assignments = match(made, waiting, reserve_after=NEVER)
@@ -87,6 +92,7 @@ def test_nothing_that_fits_is_left_waiting(made: list[Offer], waiting: list[Wait
             assert run.run in granted or not fits
 
 
+@unhurried
 @given(offers(), runs(), reserve_after)
 def test_lanes_let_everything_through_that_could_be_granted(
     made: list[Offer], waiting: list[WaitingRun], after: timedelta
@@ -108,6 +114,7 @@ def test_lanes_let_everything_through_that_could_be_granted(
     assert match(made, seen, reserve_after=after) == match(made, waiting, reserve_after=after)
 
 
+@unhurried
 @given(offers())
 def test_lanes_are_distinct_and_bounded(made: list[Offer]):
     listed = lanes(made)
@@ -115,6 +122,7 @@ def test_lanes_are_distinct_and_bounded(made: list[Offer]):
     assert all(0 <= lane.most <= MAX_BATCH for lane in listed)
 
 
+@unhurried
 @given(st.integers(2, 4), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_a_large_run_starts_although_small_ones_keep_coming(gpus: int, size: int, random: object):
     """One node under a stream of small runs that alone would keep it busy for ever."""

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline.errors import AlreadyExists, InvalidArgument
@@ -29,6 +29,8 @@ from towline_queue.core.sessions import (
 )
 from towline_queue.core.transitions import State
 
+unhurried = settings(deadline=None)  # machines that run tests are busy
+
 ONE, TWO = AttemptKey("runs/one", 1), AttemptKey("runs/two", 4)
 
 
@@ -36,6 +38,7 @@ def entry(key: AttemptKey, state: State = State.RUNNING) -> InventoryEntry:
     return InventoryEntry(lease_id(key), key.epoch, key, state)
 
 
+@unhurried
 @given(st.from_regex(r"runs/[a-z0-9-]{1,64}", fullmatch=True), st.integers(1, 10**17))
 def test_a_lease_id_comes_back_as_it_was(run: str, epoch: int):
     key = AttemptKey(run, epoch)
@@ -43,6 +46,7 @@ def test_a_lease_id_comes_back_as_it_was(run: str, epoch: int):
     assert parse_lease_id(lease_id(key), epoch + 1) is None
 
 
+@unhurried
 @given(st.text(), st.integers(-(2**63), 2**63 - 1))
 def test_any_other_text_is_no_lease_id(text: str, epoch: int):
     key = parse_lease_id(text, epoch)
@@ -119,6 +123,7 @@ def test_an_older_word_about_credits_is_ignored():
     assert credits.free_slots == 1
 
 
+@unhurried
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans())))
 def test_credits_never_drift(steps: list[tuple[int, bool]]):
     """Whatever is lost or repeated, after the next word the credits are what the agent says."""

@@ -53,6 +53,8 @@ class LogWriter:
 
     async def write(self, data: bytes) -> None:
         """Add bytes; waits while too many are unacknowledged."""
+        if not data:
+            return
         await self.position()
         async with self._progress:
             await self._progress.wait_for(lambda: self.refused or self._unacknowledged < _BOUND_BYTES)

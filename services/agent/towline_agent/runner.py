@@ -220,26 +220,20 @@ class Runner:
         done = await writer.position()
         first = Skipper(done)
         seen = 0
-        follow = True
         while True:
             again = Skipper(seen)
             try:
-                async for data in self._tools.engine.logs(container, follow=follow):
-                    if not (new := again.feed(data)):
-                        continue
+                async for data in self._tools.engine.logs(container, follow=True):
+                    new = again.feed(data)
                     seen += len(new)
                     tail.feed(new)
-                    if unsent := first.feed(new):
-                        await writer.write(unsent)
-                if not follow:
-                    return first
-                found = await self._tools.engine.inspect(container)
-                # Read it all once more when it has ended: a broken connection looks like an end.
-                follow = found is not None and found.state is ContainerState.RUNNING
-            except NotFound:
-                return first
+                    await writer.write(first.feed(new))
             except Unavailable:
                 await self._tools.health.back()
+            except NotFound:
+                return first
+            else:
+                return first
 
     async def _stop_when_ordered(self, attempt: Attempt, container: ContainerId) -> None:
         await attempt.stopping.wait()

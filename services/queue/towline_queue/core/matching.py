@@ -163,11 +163,13 @@ def _reserve(rooms: Sequence[_Room], in_order: Sequence[WaitingRun], reserve_aft
     """Reserve an agent for the first run of each (queue, priority) that fits nowhere now and has aged."""
     passed: set[tuple[str, int]] = set()
     for run in in_order:
+        lane = (run.queue, run.priority)
+        if run.shape == 0 or lane in passed:
+            continue
         servers = [
             room for room in rooms if run.queue in room.offer.queues and room.offer.total_gpus >= run.shape
         ]
-        lane = (run.queue, run.priority)
-        if run.shape == 0 or lane in passed or any(room.has_place(run) for room in servers):
+        if not servers or any(room.has_place(run) for room in servers):
             continue
         passed.add(lane)
         unreserved = [room for room in servers if room.reserved_for is None]
