@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -53,12 +54,33 @@ async def test_higher_priorities_first(world: LeaseWorld):
         assert await drain(session, 5) == [names[index] for index in (2, 3, 1, 4, 0)]
 
 
-async def test_an_idle_agent_gets_a_run_without_a_poll(world: LeaseWorld):
+@pytest.fixture
+def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be found by looking once in a while: what arrives was pushed."""
+    monkeypatch.setattr("towline_queue.dispatcher.POLL", timedelta(hours=1))
+
+
+async def test_an_idle_agent_gets_a_run_without_a_poll(no_poll: None, world: LeaseWorld):
     async with FakeAgent().connected(world.service.channel) as session:
         await session.beat()
-        async with asyncio.timeout(0.7):  # below the poll interval of 1 s
-            run = await world.submit()
-            assert (await session.next_grant()).spec.run == run
+        run = await world.submit()
+        assert (await session.next_grant()).spec.run == run
+
+
+async def test_a_waiting_run_goes_to_an_agent_that_becomes_free_without_a_poll(
+    no_poll: None, world: LeaseWorld
+):
+    run = await world.submit()
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat()
+        assert (await session.next_grant()).spec.run == run
+
+
+async def test_a_run_submitted_at_another_replica_is_found_by_the_poll(world: LeaseWorld):
+    async with world.another() as replica, FakeAgent().connected(replica.channel) as session:
+        await session.beat()
+        run = await world.submit()
+        assert (await session.next_grant()).spec.run == run
 
 
 async def test_an_agent_gets_no_more_than_it_can_take(world: LeaseWorld):
@@ -143,7 +165,7 @@ async def test_the_preferred_queue_comes_first(world: LeaseWorld):
         assert await drain(session, 2) == [preferred, other]
 
 
-async def test_a_paused_queue_hands_out_nothing_until_resumed(world: LeaseWorld):
+async def test_a_paused_queue_hands_out_nothing_until_resumed(no_poll: None, world: LeaseWorld):
     pause = queues_pb2.PauseQueueRequest(request_id=new_id(), name="queues/default")
     await world.service.queues.PauseQueue(pause)
     run = await world.submit()
@@ -152,29 +174,38 @@ async def test_a_paused_queue_hands_out_nothing_until_resumed(world: LeaseWorld)
         await session.beat()
         assert session.grants == []
         resume = queues_pb2.ResumeQueueRequest(request_id=new_id(), name="queues/default")
-        async with asyncio.timeout(0.7):
-            await world.service.queues.ResumeQueue(resume)
-            assert (await session.next_grant()).spec.run == run
+        await world.service.queues.ResumeQueue(resume)
+        assert (await session.next_grant()).spec.run == run
 
 
-async def test_a_refused_run_waits_again_and_the_agent_is_left_alone_for_a_while(world: LeaseWorld):
+async def test_a_refused_run_goes_to_another_agent(world: LeaseWorld):
     refusing, willing = FakeAgent("agents/refusing"), FakeAgent("agents/willing")
-    async with refusing.connected(world.service.channel) as session:
+    async with (
+        refusing.connected(world.service.channel) as session,
+        willing.connected(world.service.channel) as other,
+    ):
         await session.beat()
         run = await world.submit()
         grant = await session.next_grant()
-        await session.reply(False, grant, reason="no disk space")
+        refusal = leases_pb2.GrantReply(lease_id=grant.lease_id, epoch=grant.epoch, reason="no disk space")
+        # It says in one breath that it refuses and that it is free.
+        await session.say(grant_replies=[refusal], heartbeat=session.heartbeat())
+        await other.beat()
+        assert (await other.next_accepted()).spec.run == run
+        assert len(session.grants) == 1
+        first, second = (await world.get(run)).attempts
+        assert (first.agent, first.outcome) == ("agents/refusing", runs_pb2.ATTEMPT_OUTCOME_RELEASED)
+        assert (second.agent, second.outcome) == ("agents/willing", 0)
+
+
+async def test_a_refusal_says_why_the_run_waits_again(world: LeaseWorld):
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat()
+        run = await world.submit()
+        await session.reply(False, await session.next_grant(), reason="no disk space")
         await world.reaches(run, runs_pb2.RUN_STATE_QUEUED)
         (row,) = await world.sql("SELECT state_detail FROM queue.runs")
-        assert row["state_detail"] == "agents/refusing refused it: no disk space"
-        for _ in range(5):
-            await session.beat()
-        assert len(session.grants) == 1
-        async with willing.connected(world.service.channel) as other:
-            await other.beat()
-            assert (await other.next_accepted()).spec.run == run
-        attempts = (await world.get(run)).attempts
-        assert [attempt.outcome for attempt in attempts] == [runs_pb2.ATTEMPT_OUTCOME_RELEASED, 0]
+        assert row["state_detail"] == "agents/one refused it: no disk space"
 
 
 async def test_a_refusing_agent_is_asked_again_later(world: LeaseWorld):

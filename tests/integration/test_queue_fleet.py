@@ -58,22 +58,23 @@ async def test_an_agent_that_left_is_disconnected_and_was_seen(world: LeaseWorld
     assert found.HasField("last_seen_time")
 
 
-async def test_a_silent_agent_is_disconnected(database_url: str, tmp_path: Path):
-    times = policy(heartbeat_s=0.05, disconnected_s=0.2, lost_s=60)
+async def test_a_silent_agent_is_disconnected_and_gets_nothing(database_url: str, tmp_path: Path):
+    times = policy(heartbeat_s=0.1, disconnected_s=0.5, lost_s=60)
     async with (
         lease_world(database_url, tmp_path, policy=times) as world,
-        FakeAgent().connected(world.service.channel) as session,
+        FakeAgent().connected(world.service.channel, beating=True) as session,
     ):
-        await session.beat()
+        await session.until(lambda: session.renewed)
+        session.frozen = True
 
-        async def silent() -> bool:
-            return (await agent_of(world)).state == DISCONNECTED
+        async def in_state(state: int) -> bool:
+            return (await agent_of(world)).state == state
 
-        await eventually_async(silent)
+        await eventually_async(lambda: in_state(DISCONNECTED))
         run = await world.submit()
         assert session.grants == []
-        await session.beat()
-        assert (await agent_of(world)).state == CONNECTED
+        session.frozen = False
+        await eventually_async(lambda: in_state(CONNECTED))
         assert (await session.next_grant()).spec.run == run
 
 

@@ -19,7 +19,7 @@ from towline_testing.waiting import eventually_async
 OK = leases_pb2.FINISH_VERDICT_OK
 STALE = leases_pb2.FINISH_VERDICT_STALE_EPOCH
 
-SHORT = policy(heartbeat_s=0.1, disconnected_s=0.3, lost_s=0.8)
+SHORT = policy(heartbeat_s=0.1, disconnected_s=1.0, lost_s=2.0)
 
 
 async def running(world: LeaseWorld, agent: FakeAgent) -> leases_pb2.Grant:
@@ -50,7 +50,7 @@ async def test_a_silent_agents_run_is_unreachable_and_then_waits_again(database_
         assert attempt.outcome == runs_pb2.ATTEMPT_OUTCOME_LOST
         assert attempt.failure.cause == runs_pb2.FAILURE_CAUSE_NODE_LOST
         (row,) = await world.sql("SELECT state_detail FROM queue.runs")
-        assert row["state_detail"] == "agents/one was silent for over 0.8 s."
+        assert row["state_detail"] == "agents/one was silent for over 2 s."
 
 
 async def test_a_late_result_after_another_agent_got_the_run(database_url: str, tmp_path: Path):
@@ -108,8 +108,8 @@ async def test_a_beating_agent_is_never_lost(database_url: str, tmp_path: Path):
         async with agent.connected(world.service.channel, beating=True) as session:
             run = await world.submit()
             grant = await session.next_accepted()
-            # Three times as long as it could have been silent.
-            await session.until(lambda: len(session.renewed) > 25)
+            # Longer than it could have been silent.
+            await session.until(lambda: len(session.renewed) > 30)
             assert await session.finish(grant) == OK
         assert len((await world.get(run)).attempts) == 1
 
@@ -120,7 +120,7 @@ async def test_nobody_is_lost_before_the_service_has_been_well_for_a_whole_ttl(
     """After an outage it is not the agents that were silent."""
     ttl = timedelta(seconds=60)
     async with (
-        lease_world(database_url, tmp_path, policy=policy(lost_s=60)) as world,
+        lease_world(database_url, tmp_path, policy=policy(disconnected_s=30, lost_s=60)) as world,
         connecting(database_url) as engine,
     ):
         grant = await running(world, FakeAgent())
@@ -134,7 +134,7 @@ async def test_nobody_is_lost_before_the_service_has_been_well_for_a_whole_ttl(
 
 async def test_two_reapers_take_a_run_back_once(database_url: str, tmp_path: Path):
     async with (
-        lease_world(database_url, tmp_path, policy=policy(lost_s=60)) as world,
+        lease_world(database_url, tmp_path, policy=policy(disconnected_s=30, lost_s=60)) as world,
         connecting(database_url) as engine,
     ):
         await running(world, FakeAgent())
@@ -172,21 +172,31 @@ async def _take_back_unanswered(engine: AsyncEngine) -> list[GivenBack]:
 
 
 async def test_a_result_and_the_reaper_race_and_exactly_one_wins(database_url: str, tmp_path: Path):
-    async with lease_world(database_url, tmp_path, policy=SHORT) as world, world.another():
-        agent = FakeAgent(slots=20)
-        async with agent.connected(world.service.channel) as session:
-            await session.beat()
-            names = await world.submit_many(20)
-            grants = [await session.next_accepted() for _ in names]
-            await session.beat()
-            await world.reaches(names[0], runs_pb2.RUN_STATE_LEASED)
-            await world.sql("UPDATE queue.sessions SET expires_at = now() + interval '20 ms'")
-            async with asyncio.TaskGroup() as group:
-                verdicts = [group.create_task(session.finish(grant)) for grant in grants]
-            for grant, verdict in zip(grants, verdicts, strict=True):
-                found = await world.get(grant.spec.run)
-                assert (verdict.result() == OK) == (found.state == runs_pb2.RUN_STATE_SUCCEEDED)
-                assert (verdict.result() == STALE) == (found.state == runs_pb2.RUN_STATE_QUEUED)
+    async with (
+        lease_world(database_url, tmp_path) as world,
+        connecting(database_url) as engine,
+        FakeAgent(slots=40).connected(world.service.channel) as session,
+    ):
+        await session.beat()
+        await world.submit_many(40)
+        grants = [await session.next_accepted() for _ in range(40)]
+        await session.beat()
+        await world.sql("UPDATE queue.sessions SET expires_at = now() - interval '1 s'")
+
+        async def reap() -> int:
+            async with transaction(engine) as connection:
+                return len(await take_back_lost(connection, timedelta(hours=1)))
+
+        async with asyncio.TaskGroup() as group:
+            verdicts = [group.create_task(session.finish(grant)) for grant in grants[:20]]
+            await session.until(lambda: session.confirms)
+            reaped = group.create_task(reap())
+            verdicts += [group.create_task(session.finish(grant)) for grant in grants[20:]]
+        states = {row["name"]: row["state"] for row in await world.sql("SELECT name, state FROM queue.runs")}
+        for grant, verdict in zip(grants, verdicts, strict=True):
+            assert (verdict.result() == OK) == (states[grant.spec.run] == runs_pb2.RUN_STATE_SUCCEEDED)
+            assert (verdict.result() == STALE) == (states[grant.spec.run] == runs_pb2.RUN_STATE_QUEUED)
+        assert reaped.result() == sum(verdict.result() == STALE for verdict in verdicts)
 
 
 async def test_a_scheduled_run_starts_when_it_is_due(database_url: str, tmp_path: Path):

@@ -31,8 +31,7 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[LeaseWorld]:
 
 async def running(world: LeaseWorld, agent: FakeAgent) -> leases_pb2.Grant:
     """Give the agent a run that is RUNNING, and break its connection."""
-    async with agent.connected(world.service.channel) as session:
-        await session.beat()
+    async with agent.connected(world.service.channel, beating=True) as session:
         run = await world.submit()
         grant = await session.next_accepted()
         await session.event(grant, 1, runs_pb2.RUN_STATE_RUNNING)
@@ -110,7 +109,7 @@ async def test_a_broken_connection_is_no_good_bye(world: LeaseWorld):
 
 
 async def test_a_name_is_free_after_silence(database_url: str, tmp_path: Path):
-    times = policy(heartbeat_s=0.05, disconnected_s=0.2, lost_s=60)
+    times = policy(heartbeat_s=0.1, disconnected_s=1.0, lost_s=60)
     async with lease_world(database_url, tmp_path, policy=times) as world:
         first = FakeAgent()
         grant = await running(world, first)

@@ -1,8 +1,8 @@
 """From the engine's log frames to the exact bytes a program wrote.
 
 The engine cuts what a program writes into pieces: lines, and parts of 16 KiB of longer lines.
-Its `local` log driver keeps every byte but one: before Docker 23 or so, the newline after the
-last part of a long line is not given back (measured on 20.10). The frames are asked for with
+Its `local` log driver keeps every byte but one: an older engine does not give back the newline
+after the last part of a long line (measured: 20.10 does not, 26.1 does). The frames are asked for with
 timestamps, because the parts of one line share theirs and because a last part that is empty
 would otherwise not be sent; both together tell where a newline is owed.
 
@@ -20,14 +20,18 @@ _PART_BYTES: Final = 16 * 1024
 
 
 class LogFrames:
-    """Turns the engine's multiplexed, timestamped stream into bytes; give it the stream as it comes."""
+    """Turns the engine's multiplexed, timestamped stream into bytes; give it the stream as it comes.
 
-    def __init__(self) -> None:
+    Args:
+        gives_newlines: Whether the engine is known to give the newline of a long line back; where it is
+            not, the first such line that ends in one tells.
+    """
+
+    def __init__(self, *, gives_newlines: bool = False) -> None:
         self._buffer = bytearray()
         self._open: dict[int, bytes] = {}
         """By source (1: stdout, 2: stderr): timestamp of the long line whose parts are coming."""
-        self._gives_newlines = False
-        """Whether this engine was seen to give the newline of a long line back."""
+        self._gives_newlines = gives_newlines
 
     def feed(self, data: bytes) -> bytes:
         """Return the bytes written, as far as whole frames have come."""

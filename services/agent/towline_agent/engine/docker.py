@@ -26,6 +26,7 @@ from towline_agent.engine.port import Container, ContainerId, ContainerState
 
 __all__ = ["DockerEngine", "connecting", "translated"]
 
+_GIVES_NEWLINES_SINCE: Final = 26  # the oldest major release measured to do so
 _ANSWER_S: Final = 5.0
 _CHUNK_BYTES: Final = 256 * 1024
 # aiodocker's own default socket search asserts that one exists; a stopped engine may have none.
@@ -55,13 +56,17 @@ class DockerEngine:
 
     def __init__(self, client: Docker) -> None:
         self._client = client
+        self._gives_newlines = False
+        """Whether the engine gives the newline of a long line back, see logframes; told by each ping."""
 
     async def ping(self) -> str:
         """See Engine."""
         with translated():
             async with asyncio.timeout(_ANSWER_S):
                 version = await self._client.version()
-        return f"Docker {version['Version']}"
+        release = str(version["Version"])
+        self._gives_newlines = int(release.partition(".")[0]) >= _GIVES_NEWLINES_SINCE
+        return f"Docker {release}"
 
     async def image(self, reference: str) -> ImageFacts | None:
         """See Engine."""
@@ -172,7 +177,8 @@ class DockerEngine:
             async for data in self._logs(container, follow=True):
                 seen += len(data)
                 yield data
-            # Measured: under load a followed log now and then ends without its last piece.
+            # Measured on 20.10: a followed log without a newline at its end lost its last piece in
+            # 28 of 60 tries; read again after the end it was whole in 60 of 60.
             await self.wait(container)
         skipper = Skipper(seen)
         async for data in self._logs(container, follow=False):
@@ -180,7 +186,7 @@ class DockerEngine:
                 yield rest
 
     async def _logs(self, container: ContainerId, *, follow: bool) -> AsyncIterator[bytes]:
-        frames = LogFrames()
+        frames = LogFrames(gives_newlines=self._gives_newlines)
         params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
         try:
             async for chunk in self._read(f"containers/{container}/logs", params):

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from towline.service.json_schemas import Schema
-from towline.service.json_values import Json, dump, parse
+from towline.requests.json_schemas import Schema
+from towline.requests.json_values import Json, dump, parse
 from towline_queue.core.violations import Violations
 
 __all__ = ["MAX_BYTES", "Parameters", "merge"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, TypeVar
 
-from towline.service.json_values import dump
+from towline.requests.json_values import dump
 from towline.v1 import docker_pb2, jobs_pb2, queues_pb2
 from towline_queue.core import container_fields, placeholders, quantities
 from towline_queue.core.placeholders import IMAGE, MACROS, Text, Unfilled

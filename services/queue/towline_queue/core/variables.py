@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from towline.service.json_schemas import Schema
-from towline.service.json_values import Json, dump, parse
+from towline.requests.json_schemas import Schema
+from towline.requests.json_values import Json, dump, parse
 from towline.v1 import queues_pb2
 from towline_queue.core.placeholders import VARIABLE_NAME
 from towline_queue.core.violations import Violations

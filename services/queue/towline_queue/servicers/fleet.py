@@ -5,7 +5,7 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towline import names
-from towline.service import pages
+from towline.requests import pages
 from towline.service.postgres import idempotent, transaction
 from towline.v1 import fleet_pb2, fleet_pb2_grpc, leases_pb2
 from towline_queue.signals import Signals

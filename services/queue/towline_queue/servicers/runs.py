@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towline import names
 from towline.errors import InvalidArgument
-from towline.service import pages
+from towline.requests import pages
 from towline.service.postgres import idempotent, transaction
 from towline.v1 import runs_pb2, runs_pb2_grpc
 from towline_queue.core.transitions import ACTIVE, TERMINAL, State

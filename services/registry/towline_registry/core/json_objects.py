@@ -4,7 +4,7 @@ import json
 from typing import Any, Final
 
 from towline.errors import InvalidArgument
-from towline.service import json_values
+from towline.requests import json_values
 
 __all__ = ["MAX_BYTES", "JsonObject", "canonical", "read"]
 

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any, Final
 
 from towline.errors import InvalidArgument
-from towline.service.json_schemas import Schema
+from towline.requests.json_schemas import Schema
 from towline_registry.core.json_objects import JsonObject, read
 
 __all__ = ["check", "derived"]

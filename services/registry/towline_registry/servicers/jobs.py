@@ -6,7 +6,7 @@ import grpc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from towline import names
-from towline.service import pages
+from towline.requests import pages
 from towline.service.postgres import idempotent, transaction
 from towline.v1.jobs_pb2 import (
     CreateJobVersionRequest,

@@ -11,7 +11,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from towline.service.json_values import Json, dump, parse
+from towline.requests.json_values import Json, dump, parse
 
 __all__ = ["Schema"]
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towline.errors import InvalidArgument
-from towline.service import pages
+from towline.requests import pages
 
 
 def test_a_token_leads_on_and_only_in_its_own_list() -> None:

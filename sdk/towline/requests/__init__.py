@@ -1,0 +1,1 @@
+"""What requests carry, read strictly: JSON, JSON Schemas, page tokens. No input and output."""
