@@ -20,6 +20,7 @@ from towline_queue.storage.sessions import LiveLease, Newcomer
 
 __all__ = [
     "Introduction",
+    "NewLease",
     "Said",
     "cancel",
     "confirms",

@@ -15,7 +15,7 @@ from uuid import UUID
 __all__ = ["MAX_BATCH", "Assignment", "Lane", "Offer", "WaitingRun", "lanes", "match"]
 
 MAX_BATCH: Final = 500
-"""Most runs that one transaction hands out."""
+"""Most runs of one lane that one transaction hands out."""
 
 
 @dataclass(frozen=True)
