@@ -195,7 +195,7 @@ async def test_logs_are_byte_exact(engine: Engine, made: Made, follow: bool) -> 
 
 
 async def test_each_stream_keeps_its_order_and_two_reads_agree(engine: Engine, made: Made) -> None:
-    """Between the streams the engine keeps the order in which it read them: resuming by offset needs no more."""
+    """Between the streams the order is the one in which the engine read them: offsets need no more."""
     container = await made.python("import os\nfor i in range(200): os.write(1 + i % 2, b'%d\\n' % i)")
     followed = await read(engine.logs(container, follow=True))
     assert followed == await read(engine.logs(container, follow=False))
