@@ -74,11 +74,20 @@ async def test_a_stream_begins_with_hello_and_has_one(world: LeaseWorld):
         assert isinstance(session.error, InvalidArgument)
 
 
-async def test_an_unknown_queue_is_named_with_the_remedy(world: LeaseWorld):
+async def test_unknown_queues_are_named_with_the_remedy(world: LeaseWorld):
     with pytest.raises(NotFound, match=r"queues/gpu not found; create it first") as caught:
-        async with FakeAgent(queues=("queues/default", "queues/gpu")).connected(world.service.channel):
+        async with FakeAgent(queues=("queues/gpu",)).connected(world.service.channel):
             pass
     assert (caught.value.reason, caught.value.metadata) == ("QUEUE_NOT_FOUND", {"queue": "queues/gpu"})
+
+
+async def test_a_missing_queue_does_not_keep_an_agent_from_the_others(world: LeaseWorld):
+    agent = FakeAgent(queues=("queues/gpu", "queues/default"))
+    async with agent.connected(world.service.channel) as session:
+        assert list(session.welcome.missing_queues) == ["queues/gpu"]
+        await session.beat()
+        run = await world.submit()
+        assert (await session.next_grant()).spec.run == run
 
 
 async def test_a_second_agent_of_the_same_name_is_refused(world: LeaseWorld):

@@ -690,6 +690,7 @@ class Welcome(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
+    MISSING_QUEUES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id of the session."""
     session_epoch: _builtins.int
@@ -706,6 +707,10 @@ class Welcome(_message.Message):
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
         """One per inventory entry."""
 
+    @_builtins.property
+    def missing_queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Queues of the Hello that do not exist; the session serves them once they are made."""
+
     def __init__(
         self,
         *,
@@ -714,10 +719,11 @@ class Welcome(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+        missing_queues: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "session_epoch", b"session_epoch", "session_id", b"session_id", "ttl", b"ttl", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "missing_queues", b"missing_queues", "session_epoch", b"session_epoch", "session_id", b"session_id", "ttl", b"ttl", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ class LeaseServiceStub:
     """LeaseService hands runs to agents.
 
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
-    NOT_FOUND/QUEUE_NOT_FOUND, ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
+    NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     UNAVAILABLE (service stops; a GoAway went before).
     """
@@ -56,7 +56,7 @@ class LeaseServiceServicer:
     """LeaseService hands runs to agents.
 
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
-    NOT_FOUND/QUEUE_NOT_FOUND, ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
+    NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     UNAVAILABLE (service stops; a GoAway went before).
     """
@@ -100,7 +100,7 @@ class LeaseService:
     """LeaseService hands runs to agents.
 
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
-    NOT_FOUND/QUEUE_NOT_FOUND, ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
+    NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     UNAVAILABLE (service stops; a GoAway went before).
     """

@@ -51,7 +51,7 @@ class LeaseServiceStub:
     """LeaseService hands runs to agents.
 
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
-    NOT_FOUND/QUEUE_NOT_FOUND, ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
+    NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     UNAVAILABLE (service stops; a GoAway went before).
     """
@@ -70,7 +70,7 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     """LeaseService hands runs to agents.
 
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
-    NOT_FOUND/QUEUE_NOT_FOUND, ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
+    NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     UNAVAILABLE (service stops; a GoAway went before).
     """
@@ -85,7 +85,7 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     """LeaseService hands runs to agents.
 
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
-    NOT_FOUND/QUEUE_NOT_FOUND, ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
+    NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     UNAVAILABLE (service stops; a GoAway went before).
     """

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from towline.errors import NotFound
 from towline.service.postgres import transaction
@@ -37,6 +37,7 @@ class OpenSession:
     id: UUID
     policy: LeasePolicy
     opened: Opened
+    missing_queues: tuple[str, ...]
 
 
 class SessionDesk:
@@ -67,30 +68,18 @@ class SessionDesk:
         """Open a session and settle the leases that its agent holds or should hold.
 
         Raises:
-            NotFound: A queue does not exist; QUEUE_NOT_FOUND.
+            NotFound: None of the queues exists; QUEUE_NOT_FOUND.
             AlreadyExists: Another agent has the name; AGENT_ID_IN_USE.
             Unavailable: PostgreSQL cannot be reached.
         """
         session = uuid4()
         async with transaction(self._engine) as connection:
-            policy = await self._policy(connection, queues)
+            specs = await sessions.queue_specs(connection, queues)
+            missing = tuple(queue for queue in queues if queue not in specs)
+            policy = _policy(specs.values(), missing)
             opened = await sessions.open_session(connection, session, newcomer, inventory, policy)
         self._settled(opened.reconciled)
-        return OpenSession(session, policy, opened)
-
-    async def _policy(self, connection: AsyncConnection, queues: Sequence[str]) -> LeasePolicy:
-        specs = await sessions.queue_specs(connection, queues)
-        missing = [queue for queue in queues if queue not in specs]
-        if missing:
-            raise NotFound(
-                f"hello.queues: {', '.join(missing)} not found; create it first "
-                "(towline queue create), or take it out of the agent's queues",
-                reason="QUEUE_NOT_FOUND",
-                metadata={"queue": missing[0]},
-            )
-        return strictest(
-            policy_of(queues_pb2.QueueSpec.FromString(spec).lease_policy) for spec in specs.values()
-        )
+        return OpenSession(session, policy, opened, missing)
 
     async def settle(self, session: UUID, agent: str, inventory: Inventory) -> Reconciled | None:
         """Compare an open session's inventory with its leases; None if the session was superseded."""
@@ -165,3 +154,15 @@ def announce_given_back(signals: Signals, given_back: Sequence[GivenBack]) -> No
         signals.run_changed(ended.key.run)
     for queue in {ended.queue for ended in given_back if not ended.cancelled}:
         signals.queue_ready(queue)
+
+
+def _policy(specs: Collection[bytes], missing: Sequence[str]) -> LeasePolicy:
+    """Give what holds for a session; a queue that was deleted must not keep its agent from the others."""
+    if not specs:
+        raise NotFound(
+            f"hello.queues: {', '.join(missing)} not found; create it first "
+            "(towline queue create), or take it out of the agent's queues",
+            reason="QUEUE_NOT_FOUND",
+            metadata={"queue": missing[0]},
+        )
+    return strictest(policy_of(queues_pb2.QueueSpec.FromString(spec).lease_policy) for spec in specs)

@@ -91,6 +91,7 @@ def _welcome(opened: OpenSession) -> leases_pb2.StreamLeasesResponse:
             ttl=lease_messages.duration(opened.policy.lost_after),
             heartbeat_interval=lease_messages.duration(opened.policy.heartbeat_interval),
             verdicts=lease_messages.verdicts(opened.opened.reconciled.outcome.verdicts),
+            missing_queues=opened.missing_queues,
         )
     )
     if opened.opened.draining:
