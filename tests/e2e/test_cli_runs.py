@@ -83,6 +83,20 @@ def test_a_finished_run_is_shown_listed_and_downloaded(
     assert "metrics.json" in command("run", "outputs", run).stdout
     assert command("run", "outputs", run, "--to", tmp_path / "out").returncode == 0
     assert (tmp_path / "out" / "metrics.json").read_text() == "{}"
+    kept = (tmp_path / "out" / "metrics.json").stat().st_ino
+    assert command("run", "outputs", run, "--to", tmp_path / "out").returncode == 0
+    assert (tmp_path / "out" / "metrics.json").stat().st_ino == kept
+    (tmp_path / "out" / "metrics.json").write_text("mine")
+    refused = command("run", "outputs", run, "--to", tmp_path / "out")
+    assert refused.returncode == 4
+    assert "metrics.json" in refused.stderr
+    assert (tmp_path / "out" / "metrics.json").read_text() == "mine"
+    assert command("run", "outputs", run, "--to", tmp_path / "out", "--force").returncode == 0
+    assert (tmp_path / "out" / "metrics.json").read_text() == "{}"
+    for nowhere in ("/dev/null", "/proc/nope", tmp_path / "out" / "metrics.json" / "below"):
+        unwritten = command("run", "outputs", run, "--to", nowhere)
+        assert unwritten.returncode == 2
+        assert unwritten.stderr.startswith(f"error: --to {nowhere}: cannot be written (")
     tail = _document(command("run", "logs", run, "--tail", "3", "--json"))
     assert isinstance(tail, dict)
     assert tail["data"] == "dHdv"
@@ -159,8 +173,18 @@ def test_many_are_submitted_at_once_and_cancelled(command: Command, client: Clie
     assert len(set(runs)) == 3
     refused = command("queue", "delete", "cli-many")
     assert refused.returncode == 4
-    for run in runs:
-        assert "cancelled" in command("run", "cancel", run).stdout
+    assert command("submit", job, "-q", "cli-many", "--label", "kept=no", "--count", "2").returncode == 0
+    assert command("run", "cancel", "-q", "cli-many", "--label", "kept=no").stdout == "asked 2 runs to stop\n"
+    partly = command("run", "cancel", runs[0], "nope", runs[1])
+    assert partly.returncode == 2
+    assert "run 'nope' does not exist" in partly.stderr
+    assert [line.split()[0] for line in partly.stdout.splitlines()] == runs[:2]
+    rest = _document(command("run", "cancel", "-q", "cli-many", "--json"))
+    assert isinstance(rest, list)
+    assert [run["name"] for run in rest] == [f"runs/{runs[2]}"]
+    assert command("run", "cancel", "-q", "cli-many").stdout == "asked 0 runs to stop\n"
+    for nowhere in (("list", "-q", "nope"), ("list", "--job", "nope"), ("cancel", "-q", "nope")):
+        assert command("run", *nowhere).returncode == 2
     assert command("queue", "delete", "cli-many").returncode == 0
 
 
@@ -249,12 +273,12 @@ def test_launch_records_and_runs_a_command(command: Command, training_python: Pa
         "1",
         cwd=tmp_path,
     )
-    assert "has this content already" in again.stdout
+    assert again.stdout == "unchanged cli-launch:v0\n"
 
 
-def test_jobs_of_images_and_of_git(command: Command, tmp_path: Path) -> None:
+def test_jobs_of_images_and_of_git(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = command("job", "create", "image", "image.invalid/none:1", "--name", "cli-image", "--", "true")
-    assert made.stdout == "made cli-image:v0\n"
+    assert made.stdout == "recorded cli-image:v0\n"
     missing = command("submit", "cli-image", "--follow")
     assert missing.returncode == 1
     assert "image pull" in missing.stderr
@@ -269,7 +293,11 @@ def test_jobs_of_images_and_of_git(command: Command, tmp_path: Path) -> None:
     head = subprocess.run(
         [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    create = ("job", "create", "git", f"file://{repository}", "--name", "cli-git", "--json")
+    # As if a server had it: files of this machine are no source that agents can fetch.
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{repository}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://code.example/repository")
+    create = ("job", "create", "git", "https://code.example/repository", "--name", "cli-git", "--json")
     for ref in ("main", "one", "HEAD", head):
         made_of_ref = _document(command(*create, "--commit", ref, "--", "python", "main.py"))
         assert isinstance(made_of_ref, dict)

@@ -67,6 +67,19 @@ async def test_a_writer_waits_while_nothing_is_acknowledged(peer: LeasePeer, pip
     assert len(peer.logs["runs/a", 1, OUTPUT]) == written + 3
 
 
+async def test_small_writes_are_gathered_while_answers_are_owed(peer: LeasePeer, pipe: LogPipe) -> None:
+    writer = pipe.writer("runs/a", 1, OUTPUT)
+    await writer.position()
+    peer.log_delay.clear()
+    for number in range(1000):
+        await writer.write(b"%04d" % number)
+        await asyncio.sleep(0)  # lets the sender send each by itself
+    peer.log_delay.set()
+    assert await writer.flush() == 4000
+    assert bytes(peer.logs[writer.key]) == b"".join(b"%04d" % number for number in range(1000))
+    assert len(peer.log_requests) < 10
+
+
 async def test_a_stale_epoch_ends_its_log_and_no_other(peer: LeasePeer, pipe: LogPipe) -> None:
     peer.stale_logs.add("runs/a")
     stale, good = pipe.writer("runs/a", 1, OUTPUT), pipe.writer("runs/b", 1, OUTPUT)

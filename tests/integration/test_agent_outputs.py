@@ -105,6 +105,24 @@ async def test_files_are_kept_and_links_are_named(place: Place, peer: LeasePeer)
         assert result.log_size == len(peer.output(grant))
 
 
+async def test_many_files_and_the_same_content_many_times(place: Place, peer: LeasePeer) -> None:
+    program = """
+import os, pathlib
+out = pathlib.Path(os.environ["TOWLINE_OUTPUTS"])
+for number in range(200):
+    (out / f"own-{number}").write_text(str(number))
+    (out / f"same-{number}").write_text("same")
+"""
+    async with place.registry() as registry:
+        await place.start_agent()
+        result = await peer.finish_of(await peer.grant(python_spec(program)))
+        files = await manifest(registry, result.outputs)
+        assert len(files) == 400
+        assert len({file.digest for file in files.values()}) == 201
+        for number in (0, 99, 199):
+            assert await registry.download(files[f"own-{number}"].digest) == str(number).encode()
+
+
 async def test_nothing_written_is_no_artifact(place: Place, peer: LeasePeer) -> None:
     async with place.registry():
         await place.start_agent()

@@ -371,6 +371,8 @@ async def test_a_container_that_no_lease_has_is_removed(peer: LeasePeer, agent: 
     other = docker("run", "--detach", *ours, instance + "x", base_image(), "sleep", "600")
     agent.start()
     await peer.until(lambda: orphan not in containers(), within=20)
+    # Nobody but the operator knows whether it may go.
+    await peer.until(lambda: f"{instance.removeprefix('--label=')}x)" in agent.log())
     assert other in containers()
 
 
@@ -545,6 +547,16 @@ async def test_a_queue_that_is_made_later(peer: LeasePeer, tmp_path: Path) -> No
         assert agent.log().count("queues/default does not exist") == 1
     finally:
         agent.kill()
+
+
+async def test_queues_that_are_missing_are_named_once(peer: LeasePeer, agent: AgentProcess) -> None:
+    peer.missing_queues = ["queues/typo", "queues/later"]
+    for sessions in (2, 3):
+        await peer.say(None)
+        await peer.until(lambda wanted=sessions: len(peer.hellos) == wanted)
+    beats = len(peer.beats)
+    await peer.until(lambda: len(peer.beats) > beats)
+    assert agent.log().count("not served until created: queues/typo, queues/later;") == 1
 
 
 async def test_a_second_agent_on_the_same_folder(agent: AgentProcess) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from towline.capture import capture_command
+from towline.capture.entrypoint import Program
+from towline.capture.record import capture_program
+from towline.capture.roots import root_of_command, root_of_running
 from towline.errors import InvalidArgument
 from towline_testing.checkouts import SourceTree, git_checkout
 
@@ -60,20 +63,92 @@ def test_the_interpreter_that_is_named_is_asked(checkout, tmp_path):
     assert warning.endswith(": other")
 
 
-def test_without_git_the_source_is_the_folder_of_the_script(tmp_path):
+def test_without_git_the_source_is_the_current_folder(tmp_path):
     tree = SourceTree(tmp_path)
-    tree.write({"project/train.py": "x", "project/lib.py": "y", "elsewhere/z.py": "z"})
-    with capture_command([sys.executable, "project/train.py"], tmp_path) as captured:
-        assert captured.snapshot.paths == {"train.py", "lib.py"}
-        assert captured.entrypoint.command == ("python", "train.py")
-        assert captured.entrypoint.working_dir == ""
+    tree.write({"project/src/train.py": "x", "project/lib.py": "y", "elsewhere/z.py": "z"})
+    with capture_command([sys.executable, "src/train.py"], tmp_path / "project") as captured:
+        assert captured.snapshot.paths == {"src/train.py", "lib.py"}
+        assert captured.entrypoint.command == ("python", "src/train.py")
 
 
-def test_the_checkout_of_the_script_counts_where_the_working_directory_is_in_another(checkout, tmp_path):
-    other = git_checkout(tmp_path / "other")
-    with capture_command([sys.executable, str(checkout.root / "train.py")], other.root) as captured:
-        assert captured.snapshot.root == checkout.root.resolve()
-        assert captured.entrypoint.command == ("python", "train.py")
+def test_a_script_elsewhere_in_the_checkout_is_in_its_source(checkout):
+    with capture_command([sys.executable, "../train.py"], checkout.root / "scripts") as captured:
+        assert captured.entrypoint.command == ("python", "../train.py")
+        assert captured.entrypoint.working_dir == "scripts"
+
+
+@pytest.mark.parametrize("with_git", [False, True])
+def test_a_script_outside_of_what_people_stand_in_is_refused(checkout, tmp_path, with_git):
+    here = tmp_path / "here"
+    here.mkdir()
+    if with_git:
+        git_checkout(here)
+    for script in ("/etc/passwd", str(checkout.root / "train.py"), "../digits/train.py"):
+        with pytest.raises(InvalidArgument, match=rf"{Path(script).name} lies outside of .* {here}; change"):
+            capture_command([sys.executable, script], here)
+
+
+def test_a_folder_that_is_linked_in_is_outside(checkout, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "linked").symlink_to(checkout.root)
+    with pytest.raises(InvalidArgument, match=rf"\(which is {checkout.root}/train.py\) lies outside"):
+        capture_command([sys.executable, "linked/train.py"], here)
+
+
+def test_a_running_script_counts_with_its_own_checkout_else_its_folder(checkout, tmp_path):
+    other = git_checkout(tmp_path / "other").root
+    plain = SourceTree(tmp_path / "plain")
+    plain.write({"train.py": "x"})
+    script = checkout.root / "scripts/eval.py"
+    assert root_of_running(Program(other, script=script)) == (checkout.root, True)
+    assert root_of_running(Program(checkout.root / "scripts", script=script)) == (checkout.root, True)
+    assert root_of_running(Program(other, script=plain.root / "train.py")) == (plain.root, False)
+    assert root_of_running(Program(other, module="pkg.fit")) == (other, True)
+
+
+@pytest.mark.parametrize("folder", ["/", "/etc", "/etc/ssl", "/usr", "/var", "/opt", "/tmp", "~"])
+def test_whole_folders_of_the_system_or_of_a_person_are_no_source(tmp_path, monkeypatch, folder):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = Path(folder).expanduser()
+    with pytest.raises(InvalidArgument, match=f"the whole of {place}; put the program into a folder"):
+        root_of_running(Program(tmp_path / "elsewhere", script=place / "train.py"))
+    with pytest.raises(InvalidArgument, match=f"the whole of {place}; put the program into a folder"):
+        root_of_command(Program(place, module="train"))
+
+
+def test_a_home_that_is_a_checkout_is_no_source_either(checkout, monkeypatch):
+    monkeypatch.setenv("HOME", str(checkout.root))
+    with pytest.raises(InvalidArgument, match="would be the whole of"):
+        capture_command([sys.executable, "train.py"], checkout.root)
+
+
+def test_a_data_folder_of_towline_is_no_source(tmp_path):
+    (tmp_path / "postgres").mkdir()
+    SourceTree(tmp_path).write({"state.json": "{}", "train.py": "x"})
+    with pytest.raises(InvalidArgument, match="is a data folder of Towline"):
+        capture_command([sys.executable, "train.py"], tmp_path)
+
+
+def test_a_script_that_is_left_out_is_told_the_true_reason(checkout, tmp_path):
+    SourceTree(tmp_path).write({"outside.py": "x"})
+    (checkout.root / "linked.py").symlink_to(tmp_path / "outside.py")
+    checkout.write({"ours.py": "x", ".aws/rotate.py": "y", "scratch.py": "z", "data/state.json": "{}"})
+    checkout.write({"data/postgres/PG_VERSION": "18", "data/run.py": "x"})
+    for script, reason in {
+        "linked.py": "it is a link that leads out of the source tree; copy the file there",
+        ".aws/rotate.py": "it looks like a secret; keep it with a line !NAME in .towlineignore",
+        "scratch.py": ".gitignore or .towlineignore names it, or its folder is no source",
+        "data/run.py": ".gitignore or .towlineignore names it, or its folder is no source",
+    }.items():
+        with pytest.raises(InvalidArgument) as caught:
+            capture_command([sys.executable, script], checkout.root)
+        assert caught.value.message == f"command: the script {script} is left out of the snapshot; {reason}"
+    gone = Program(checkout.root, script=checkout.root / "gone.py")
+    with pytest.raises(
+        InvalidArgument, match=r"gone.py is left out of the snapshot; it is not there any more"
+    ):
+        capture_program(gone, root_of_running(gone), dict, config_json="{}")
 
 
 @pytest.mark.parametrize(

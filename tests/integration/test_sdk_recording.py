@@ -276,3 +276,23 @@ def test_starting_a_run_takes_no_time(project, variables):
     assert time.monotonic() - begun < 20
     # Generous for a machine that is busy; alone it takes under 10 ms.
     assert float(done.stdout) < 0.25
+
+
+def test_a_config_that_holds_itself_is_recorded_without_the_loop(client, project, variables):
+    script = "import towline\nc = {'lr': 0.1}\nc['me'] = c\nprint(towline.init(c).config.me.lr)\n"
+    project.commit({"train.py": script})
+    done = project.python("train.py", **variables)
+    assert (done.returncode, done.stdout) == (0, "0.1\n")
+    assert "JSON cannot hold these parameters, so they are not recorded: me\n" in done.stderr
+    assert json.loads(client.jobs.get(job_of(project)).spec.config_json) == {"lr": 0.1}
+
+
+def test_a_script_that_was_deleted_is_told_and_a_system_folder_stays_here(project, variables, tmp_path):
+    project.commit({"train.py": "import pathlib, towline; pathlib.Path(__file__).unlink(); towline.init()"})
+    done = project.python("train.py", **variables)
+    assert "the script train.py is left out of the snapshot; it is not there any more" in done.stderr
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/train.py").write_text(SCRIPT)
+    done = project.python(str(tmp_path / "home/train.py"), HOME=str(tmp_path / "home"), **variables)
+    assert done.returncode == 0
+    assert f"not recorded: command: the source tree would be the whole of {tmp_path}/home" in done.stderr

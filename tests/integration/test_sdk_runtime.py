@@ -10,7 +10,7 @@ import pytest
 
 import towline
 from towline.runtime import SHIPPED
-from towline_testing.checkouts import SourceTree
+from towline_testing.checkouts import SourceTree, program_environment
 
 SDK = Path(towline.__file__).parents[1]
 
@@ -177,3 +177,44 @@ def test_outputs_on_a_desktop_get_a_folder_per_run_and_settings_change_it(folder
     assert folder.python("train.py", TOWLINE_OUTPUTS=str(folder.root / "o")).stdout.strip() == str(
         folder.root / "o"
     )
+
+
+def test_a_program_from_standard_input_is_told_why_it_is_not_recorded(folder):
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input="import towline; print(towline.init({'lr': 1}).config.lr)",
+        env=program_environment(),
+        cwd=folder.root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "1\n"
+    assert done.stderr.startswith(
+        "towline: not recorded: there is no script: the program came on standard input; run a file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("3", "config is of type int; give a dict, a dataclass, an argparse.Namespace or a pydantic model"),
+        ("Odd()", "config raised RuntimeError: not now"),
+    ],
+)
+def test_a_config_that_cannot_be_read_never_ends_the_program(folder, container, config, problem):
+    code = f"""
+import towline
+class Odd:
+    @property
+    def model_dump(self):
+        raise RuntimeError("not now")
+run = towline.init({config})
+print(run.recorded, run.config, (run.outputs / "x").write_text("x"))
+"""
+    folder.write({"train.py": code})
+    done = folder.python("train.py")
+    assert (done.stdout, done.stderr) == ("False {} 1\n", f"towline: not recorded: {problem}\n")
+    done = container(code)
+    assert done.stdout.startswith("False {'lr': 0.5, ")
+    assert done.stderr == f"towline: {problem}\n"

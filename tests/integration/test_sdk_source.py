@@ -217,3 +217,28 @@ def test_sockets_and_pipes_are_passed_over(folder, snap):
     folder.write({"train.py": "x"})
     os.mkfifo(folder.root / "pipe")
     assert contents(snap(folder)).keys() == {"train.py"}
+
+
+@pytest.mark.parametrize("with_git", [False, True])
+def test_a_data_folder_of_towline_is_never_in(folder, checkout, snap, monkeypatch, with_git):
+    tree = checkout if with_git else folder
+    tree.write({"train.py": "x", "state.json": "{}", ".here/state.json": "{}", ".here/postgres/PG": "18"})
+    tree.write({"named/blobs/a": "a", "other/state.json": "{}"})
+    monkeypatch.setenv("TOWLINE_DATA_DIR", str(tree.root / "named"))
+    assert contents(snap(tree)).keys() == {"train.py", "state.json", "other/state.json"}
+
+
+def test_a_large_tree_is_told_with_what_is_largest_in_it(folder, snap, monkeypatch):
+    folder.write({"train.py": "x", "data/a.bin": "a", "docs/a": "", "docs/b": "", "docs/c": ""})
+    assert snap(folder).warnings == ()
+    with (folder.root / "data/a.bin").open("wb") as file:
+        file.truncate(101 * 1024**2)
+    (warning,) = snap(folder).warnings
+    assert warning == (
+        "the snapshot is large: 101 MiB in 5 files, most of it in data/ (101 MiB in 1 files); leave out what "
+        "is no source with .towlineignore"
+    )
+    folder.write({".towlineignore": "data/"})
+    monkeypatch.setattr(tree_module, "MANY_FILES", 4)
+    (warning,) = snap(folder).warnings
+    assert "0 MiB in 5 files, most of it in docs/ (0 MiB in 3 files)" in warning

@@ -1,6 +1,7 @@
 """Log bytes: from engine frames, over offsets, to acknowledged bytes; none lost, none twice."""
 
 import struct
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,52 @@ def test_two_sources_keep_their_order() -> None:
     assert LogFrames().feed(b"".join([out[0], *errors, *out[1:]])) == (
         b"a" * PART + b"oops\n" + b"a" * (20_000 - PART) + b"\n"
     )
+
+
+MOMENTS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from([1, 2])), min_size=1, max_size=30)
+
+
+@given(MOMENTS, st.integers(0, 30), st.booleans())
+def test_the_end_of_a_log_is_read_again_alone(
+    moments: list[tuple[int, int]], seen: int, by_message: bool
+) -> None:
+    """Whichever way an engine takes `since`, and whether or not its clock was set back."""
+    frames = []
+    for number, (tenth, source) in enumerate(moments):
+        stamp = b"2026-01-01T00:00:%02d.%d00000000Z " % divmod(tenth, 10)
+        text = b"line %d\n" % number
+        frames.append(
+            (tenth / 10, struct.pack(">BxxxL", source, len(stamp) + len(text)) + stamp + text, text)
+        )
+    first = LogFrames()
+    got = b"".join(first.feed(frame) for _, frame, _ in frames[:seen])
+    begin = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    late = [begin + at >= first.recent.since_unix for at, _, _ in frames]
+    if not by_message:  # newer engines give all that follows the first one
+        late = [any(late[: number + 1]) for number in range(len(late))]
+    again = LogFrames(since=first.recent.since)
+    skipper = Skipper(first.recent.size)
+    for (_, frame, _), wanted in zip(frames, late, strict=True):
+        if wanted:
+            got += skipper.feed(again.feed(frame))
+    oldest = first.recent.since.decode()
+    lost = [
+        text
+        for number, (at, _, text) in enumerate(frames)
+        if number < seen or f"2026-01-01T00:00:{at:04.1f}" >= oldest
+    ]
+    assert got == b"".join(lost)
+
+
+def test_only_the_newest_tenths_of_a_second_are_read_again() -> None:
+    recent = LogFrames().recent
+    for tenth in range(1000):
+        recent.count(
+            b"2026-01-01T%02d:%02d:%02d.%d23456789+01:00" % (12, *divmod(tenth // 10, 60), tenth % 10), 7
+        )
+    assert recent.size == 14
+    assert recent.since == b"2026-01-01T12:01:39.8"
+    assert recent.since_unix == datetime(2026, 1, 1, 11, 1, 39, tzinfo=UTC).timestamp()
 
 
 @given(st.lists(st.binary(max_size=20)), st.integers(0, 100))

@@ -81,6 +81,11 @@ def test_a_waiting_run_says_why_and_how_many_are_ahead() -> None:
     assert "no agent has a free GPU, 3 ahead" in _text(pages.run(run))
 
 
+def test_how_many_are_ahead_is_said_once() -> None:
+    run = runs_pb2.Run(state=runs_pb2.RUN_STATE_QUEUED, state_detail="3 runs ahead", queue_position=3)
+    assert pages.waiting_line(run) == "queued · 3 runs ahead"
+
+
 def test_an_end_shows_the_log_only_where_nobody_has_seen_it() -> None:
     run = _run()
     assert not any("ValueError" in line for line in pages.ending(run, logs_shown=True))

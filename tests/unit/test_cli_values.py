@@ -54,8 +54,8 @@ def test_what_is_written_as_yaml_is_read_as_the_same(value: object) -> None:
     assert yaml_files.load(yaml_files.dump(value), "dump") == value
 
 
-def test_dots_nest_and_later_settings_win() -> None:
-    assert values.settings(["model.depth=3", "model.act=relu", "model.depth=4", "seed=1"]) == {
+def test_dots_nest() -> None:
+    assert values.settings(["model.depth=4", "model.act=relu", "seed=1"]) == {
         "model": {"depth": 4, "act": "relu"},
         "seed": 1,
     }
@@ -69,6 +69,9 @@ def test_dots_nest_and_later_settings_win() -> None:
         (["a..b=1"], "empty part"),
         (["a=1", "a.b=2"], "a value of its own"),
         (["a=[1"], "--set a"),
+        (["a=1", "b=1", "a=2"], "given twice: 'a'"),
+        (["a={b: 1, b: 2}"], "--set a: has the key 'b' twice (line 1, column 8)"),
+        (["a=" + "x" * 2**20 + "y"], "at most 1 MiB"),
     ],
 )
 def test_settings_that_cannot_be_read(texts: list[str], problem: str) -> None:
@@ -83,6 +86,13 @@ def test_variables_become_json_texts() -> None:
         "cpus": "0.5",
         "gpus": "2",
     }
+
+
+def test_variables_and_labels_said_twice_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="--var: given twice: 'a'"):
+        values.variables(["a=1", "a=1"], None)
+    with pytest.raises(InvalidArgument, match="--label: given twice: 'b', 'c'"):
+        values.pairs(["b=1", "c=1", "b=2", "c=2"], "--label")
 
 
 def test_gpus_said_twice_is_refused() -> None:
@@ -109,6 +119,31 @@ def test_parameter_files_that_are_none(tmp_path: Path, content: bytes, problem: 
     with pytest.raises(InvalidArgument, match=problem) as raised:
         yaml_files.read_object(file, "--config")
     assert str(file) in raised.value.message
+
+
+def test_a_parameter_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    with file.open("wb") as sparse:
+        sparse.truncate(48 * 2**20)
+    with pytest.raises(InvalidArgument, match=r"--config .*: is 48 MiB; at most 1 MiB"):
+        yaml_files.read_object(file, "--config")
+
+
+def test_aliases_that_multiply_are_refused_and_others_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 12)]
+    file.write_text("\n".join(lines))
+    with pytest.raises(InvalidArgument, match="more than 1 MiB as JSON"):
+        yaml_files.read_object(file, "--config")
+    file.write_text("a: &a [1]\nb: *a\n")
+    assert yaml_files.read_object(file, "--config") == {"a": [1], "b": [1]}
+
+
+def test_where_yaml_is_wrong_is_said_without_its_jargon() -> None:
+    with pytest.raises(InvalidArgument, match=r"\(line 1, column \d+\)$") as raised:
+        yaml_files.load("a: [1", "--config x")
+    assert "unicode string" not in raised.value.message
 
 
 def test_a_parameter_file_that_is_not_there(tmp_path: Path) -> None:

@@ -86,6 +86,36 @@ def test_what_json_cannot_hold_is_named_by_its_place_and_kept_for_the_program():
     assert merged(found.rest, found.values)["model"] == {"act": len, "dim": 3}
 
 
+class Raising:
+    @property
+    def model_dump(self):
+        raise RuntimeError("not now")
+
+
+def test_a_config_that_holds_itself_is_recorded_without_the_loop_and_stays_usable():
+    config: dict[str, object] = {"lr": 0.1}
+    pair: list[object] = [config, config]
+    pair.append(pair)
+    config |= {"self": config, "pair": pair, "raising": Raising(), "shared": [pair, pair]}
+    found = plain(config)
+    assert found.values == {"lr": 0.1}
+    assert found.refused == ["self", "pair", "raising", "shared"]
+    made = Config(merged(found.rest, found.values))
+    assert made.lr == 0.1
+    assert made.self.lr == 0.1
+    assert made.pair[0]["lr"] == 0.1
+    assert isinstance(made.raising, Raising)
+
+
+def test_a_config_of_any_depth_is_read_to_a_bound():
+    config: dict[str, object] = {}
+    for _ in range(10_000):
+        config = {"a": config}
+    found = plain(config)
+    assert len(found.refused) == 1
+    assert Config(merged(found.rest, found.values)).a.a.a
+
+
 @pytest.mark.parametrize("config", [3, "lr=1", [1], Settings])
 def test_a_config_without_fields_is_a_type_error(config):
     with pytest.raises(TypeError, match="config is of type"):

@@ -49,7 +49,7 @@ def test_a_working_directory_outside_the_tree_becomes_its_root(project, tmp_path
         (["python", "nowhere.py"], "the script nowhere.py does not exist"),
         (["python"], "names no script"),
         (["python", "-c", "print()"], "names no script"),
-        (["python", "-"], "names no script"),
+        (["python", "-"], "there is no script: the program comes on standard input"),
         (["python", "-m"], "needs the name of a module"),
         (["torchrun", "train.py"], "'torchrun' is no Python interpreter"),
         (["./train.py"], "no Python interpreter"),
@@ -65,7 +65,9 @@ def test_what_starts_no_python_program_is_refused(project, argv, problem):
 
 def test_a_script_outside_the_tree_is_refused(project, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    with pytest.raises(InvalidArgument, match="lies outside the source tree"):
+    with pytest.raises(
+        InvalidArgument, match=r"train.py lies outside of the source tree .*elsewhere\d+; change to"
+    ):
         entrypoint_of(Program(project, script=project / "train.py"), elsewhere)
 
 

@@ -10,6 +10,7 @@ import pytest
 import towline
 from towline import errors
 from towline.client import AsyncClient, Client, Endpoints
+from towline.client.sync import _walk
 from towline.rpc.status import to_error
 from towline.runtime import SHIPPED
 
@@ -57,6 +58,17 @@ def test_a_closed_client_says_so(client):
         client.jobs.get("a")
 
 
+def test_an_iterator_outlives_its_client(client):
+    async def forever(group):
+        while True:
+            yield 1
+
+    numbers = _walk(forever)(client.logs)
+    assert next(numbers) == 1
+    client.close()
+    numbers.close()
+
+
 def test_clients_are_found_in_the_top_module():
     assert (towline.Client, towline.AsyncClient) == (Client, AsyncClient)
     with pytest.raises(AttributeError, match="nothing"):
@@ -95,6 +107,26 @@ def test_every_grpc_code_becomes_an_error_of_towline(code):
     assert type(error) is EXPECTED[code.name]
     assert error.reason == code.name
     assert "the registry at x" in str(error)
+
+
+async def test_a_message_over_the_bound_is_the_callers_mistake():
+    async def refuse(request, context):
+        return request
+
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 100)])
+    handler = grpc.unary_unary_rpc_method_handler(refuse)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("s", {"m": handler})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    for most in (100, 1000):  # refused by the sending side, and by the receiving one
+        options = [("grpc.max_send_message_length", most)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await channel.unary_unary("/s/m")(b"x" * 200, timeout=10)
+        error = to_error(raised.value, peer="the registry at x")
+        assert type(error) is errors.InvalidArgument
+        assert error.reason == "MESSAGE_TOO_LARGE"
+    await server.stop(None)
 
 
 def test_what_is_shipped_is_all_that_it_imports():

@@ -24,7 +24,28 @@ from towline.capture.ignore import Rules, Verdict, is_environment_marker
         (".ssh/id_rsa", Verdict.LOOKS_SECRET),
         ("id_rsa.pub", Verdict.KEPT),
         ("credentials.json", Verdict.LOOKS_SECRET),
+        ("gcp-Credentials-prod.JSON", Verdict.LOOKS_SECRET),
         ("my_credentials.json.py", Verdict.KEPT),
+        ("lib/credentials.py", Verdict.KEPT),
+        ("credentials/token.txt", Verdict.LOOKS_SECRET),
+        ("credentials/__init__.py", Verdict.KEPT),
+        ("shadow_model.py", Verdict.KEPT),
+        ("backup/shadow", Verdict.LOOKS_SECRET),
+        ("shadow-", Verdict.LOOKS_SECRET),
+        ("home/.aws/config", Verdict.LOOKS_SECRET),
+        (".aws/scripts/rotate.py", Verdict.LOOKS_SECRET),
+        (".kube/config", Verdict.LOOKS_SECRET),
+        (".ssh/known_hosts", Verdict.LOOKS_SECRET),
+        (".docker/config.json", Verdict.LOOKS_SECRET),
+        ("deploy/.docker/config.json", Verdict.LOOKS_SECRET),
+        ("config.json", Verdict.KEPT),
+        (".docker/Dockerfile", Verdict.KEPT),
+        (".netrc", Verdict.LOOKS_SECRET),
+        (".pypirc", Verdict.LOOKS_SECRET),
+        (".git-credentials", Verdict.LOOKS_SECRET),
+        ("tls/server.key", Verdict.LOOKS_SECRET),
+        ("tls/server.p12", Verdict.LOOKS_SECRET),
+        ("tls/server.pfx", Verdict.LOOKS_SECRET),
     ],
 )
 def test_without_a_file_of_rules(path, verdict):
@@ -44,6 +65,10 @@ def test_rules_leave_out_and_keep():
     assert rules.file("node_modules/x.js") is Verdict.LEFT_OUT
     assert rules.file("top.txt") is Verdict.LEFT_OUT
     assert rules.file("sub/top.txt") is Verdict.KEPT
+    secrets = Rules(["!.aws/", "!/tests/credentials.json"])
+    assert secrets.file(".aws/config") is Verdict.KEPT
+    assert secrets.file("tests/credentials.json") is Verdict.KEPT
+    assert secrets.file("credentials.json") is Verdict.LOOKS_SECRET
     assert rules.folder("data")
     assert not rules.folder("keep")
 

@@ -67,9 +67,10 @@ def parse_command(argv: Sequence[str], cwd: Path) -> tuple[str, Program]:
             raise InvalidArgument.field("command", "-m needs the name of a module")
         return argv[0], Program(cwd, module=rest[1], arguments=tuple(rest[2:]), options=options)
     if not rest or rest[0] in ("-", "-c"):
-        raise InvalidArgument.field(
-            "command", "it names no script; write python SCRIPT … or python -m MODULE …"
-        )
+        problem = "it names no script"
+        if rest[:1] == ["-"]:
+            problem = "there is no script: the program comes on standard input"
+        raise InvalidArgument.field("command", f"{problem}; write python SCRIPT … or python -m MODULE …")
     script = cwd / rest[0]
     if not (script.is_file() or (script / "__main__.py").is_file()):
         raise InvalidArgument.field("command", f"the script {rest[0]} does not exist in {cwd}")
@@ -114,8 +115,11 @@ def entrypoint_of(program: Program, root: Path) -> Entrypoint:
     else:
         script = program.script.parent.resolve() / program.script.name
         if not script.is_relative_to(root):
+            truly = f" (which is {script})" if script != program.script else ""
             raise InvalidArgument.field(
-                "command", f"the script {program.script} lies outside the source tree {root}; move it there"
+                "command",
+                f"the script {program.script}{truly} lies outside of the source tree {root}; change to the "
+                "script's folder first, or copy it into the tree",
             )
         target = [Path(os.path.relpath(script, folder)).as_posix()]
     command = ("python", *program.options, *target, *program.arguments)

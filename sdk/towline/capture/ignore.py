@@ -16,9 +16,12 @@ _NEVER: Final = frozenset({".git", "towline-outputs", "__pycache__", "node_modul
 _ENVIRONMENT_MARKERS: Final = ("pyvenv.cfg", "conda-meta/history")
 _SECRETS: Final = (
     *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"),
-    *("credentials.json", ".netrc", ".pypirc", ".git-credentials"),
+    *(".netrc", ".pypirc", ".git-credentials", "*credentials*", "shadow*"),
 )
-_NO_SECRETS: Final = (".env.example", ".env.sample", ".env.template")
+_SECRET_FOLDERS: Final = frozenset({".aws", ".kube", ".ssh"})
+_SECRET_PATHS: Final = (".docker/config.json",)
+# Examples, and source that deals with secrets: without it a program would not start.
+_NO_SECRETS: Final = (".env.example", ".env.sample", ".env.template", "*.py", "*.pyi", "*.pyx")
 
 
 class Verdict(Enum):
@@ -47,7 +50,7 @@ class Rules:
             return Verdict.LEFT_OUT
         said = self._patterns.check_file(path).include
         if said is None:
-            return Verdict.LOOKS_SECRET if _looks_secret(name) else Verdict.KEPT
+            return Verdict.LOOKS_SECRET if _looks_secret(path) else Verdict.KEPT
         return Verdict.LEFT_OUT if said else Verdict.KEPT
 
     def folder(self, path: str) -> bool:
@@ -66,5 +69,13 @@ def is_environment_marker(path: str) -> str | None:
     return None
 
 
-def _looks_secret(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in _SECRETS) and name not in _NO_SECRETS
+def _looks_secret(path: str) -> bool:
+    *folders, name = path.lower().split("/")
+    if not _SECRET_FOLDERS.isdisjoint(folders) or f"/{path}".endswith(tuple(f"/{p}" for p in _SECRET_PATHS)):
+        return True
+    named = _matches(name, _SECRETS) or any("credentials" in folder for folder in folders)
+    return named and not _matches(name, _NO_SECRETS)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

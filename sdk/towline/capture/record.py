@@ -7,9 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from towline.capture import environment, git
+from towline.capture import environment
 from towline.capture.entrypoint import Entrypoint, Program, entrypoint_of, job_name, parse_command
 from towline.capture.environment import Environment
+from towline.capture.roots import Root, root_of_command
 from towline.capture.source import Snapshot, take_snapshot
 from towline.errors import InvalidArgument
 
@@ -85,7 +86,8 @@ class Captured:
 def capture_command(argv: Sequence[str], cwd: Path, *, config_json: str = "{}") -> Captured:
     """Capture a Python program without running it.
 
-    The interpreter is the one the command names; it may live in another environment than this one.
+    The interpreter is the one the command names; it may live in another environment than this one. See
+    `root_of_command` for the source tree.
 
     Args:
         argv: As a person types it: ["python", "train.py", "--lr", "0.1"].
@@ -93,7 +95,8 @@ def capture_command(argv: Sequence[str], cwd: Path, *, config_json: str = "{}") 
         config_json: Default parameters of the job: the text of a JSON object.
 
     Raises:
-        InvalidArgument: No such interpreter or script, or no Python program at all.
+        InvalidArgument: No such interpreter or script, no Python program at all, or see `capture_program`
+            and `root_of_command`.
         FailedPrecondition: See `take_snapshot`.
         OSError: See `take_snapshot`.
     """
@@ -105,11 +108,12 @@ def capture_command(argv: Sequence[str], cwd: Path, *, config_json: str = "{}") 
     def describe() -> Mapping[str, Any]:
         return environment.ask(Path(interpreter), cwd)
 
-    return capture_program(program, describe, config_json=config_json)
+    return capture_program(program, root_of_command(program), describe, config_json=config_json)
 
 
 def capture_program(
     program: Program,
+    root: Root,
     describe: Callable[[], Mapping[str, Any]],
     *,
     config_json: str,
@@ -117,46 +121,27 @@ def capture_program(
 ) -> Captured:
     """Capture a program: its source tree first, as that may change.
 
-    The source tree is the git checkout that script and working directory lie in, else the one that the
-    script lies in, else the script's folder; for a module, what the working directory lies in.
-
     Args:
         program: Script or module.
+        root: Its source tree.
         describe: Tells about its interpreter; see `environment.ask`.
         config_json: Default parameters: the text of a JSON object.
         excluded: Folders that are no source.
 
     Raises:
-        InvalidArgument: The script is an installed command, or is itself left out of the snapshot.
+        InvalidArgument: The script lies outside of its source tree, or is left out of the snapshot.
         FailedPrecondition: See `take_snapshot`.
         OSError: See `take_snapshot`.
     """
-    root, checkout = _root(program)
-    entrypoint = entrypoint_of(program, root)
-    snapshot = take_snapshot(root, checkout=checkout, excluded=excluded)
+    entrypoint = entrypoint_of(program, root.folder)
+    snapshot = take_snapshot(root.folder, checkout=root.checkout, excluded=excluded)
     try:
         _check_included(program, snapshot)
-        found = environment.environment_of(describe(), root)
+        found = environment.environment_of(describe(), root.folder)
     except BaseException:
         snapshot.archive.unlink()
         raise
     return Captured(job_name(program), entrypoint, found, snapshot, config_json)
-
-
-def _root(program: Program) -> tuple[Path, bool]:
-    """Give the root of the source tree, and whether it is a git checkout."""
-    of_cwd = git.checkout_of(program.cwd)
-    if program.script is None:
-        return (of_cwd, True) if of_cwd else (program.cwd, False)
-    script = program.script.parent.resolve() / program.script.name
-    if (script.parent.parent / "pyvenv.cfg").exists() or "site-packages" in script.parts:
-        raise InvalidArgument.field(
-            "command", f"{script} is an installed command, not a script of a source tree; run python SCRIPT …"
-        )
-    if of_cwd is not None and script.is_relative_to(of_cwd.resolve()):
-        return of_cwd, True
-    of_script = git.checkout_of(script.parent)
-    return (of_script, True) if of_script else (script.parent, False)
 
 
 def _check_included(program: Program, snapshot: Snapshot) -> None:
@@ -164,10 +149,16 @@ def _check_included(program: Program, snapshot: Snapshot) -> None:
         return
     script = program.script.parent.resolve() / program.script.name
     path = script.relative_to(snapshot.root.resolve()).as_posix()
-    if path not in snapshot.paths and f"{path}/__main__.py" not in snapshot.paths:
-        raise InvalidArgument.field(
-            "command", f"the script {path} is left out of the snapshot; .gitignore or .towlineignore names it"
-        )
+    if path in snapshot.paths or f"{path}/__main__.py" in snapshot.paths:
+        return
+    why = snapshot.left_out.get(path) or snapshot.left_out.get(f"{path}/__main__.py")
+    if why is None and not script.exists():
+        why = "it is not there any more"
+    raise InvalidArgument.field(
+        "command",
+        f"the script {path} is left out of the snapshot; "
+        f"{why or '.gitignore or .towlineignore names it, or its folder is no source'}",
+    )
 
 
 async def create_job(

@@ -18,6 +18,7 @@ from towline import names
 from towline.capture import environment
 from towline.capture.entrypoint import Program, parse_command
 from towline.capture.record import Captured, capture_program, create_job
+from towline.capture.roots import root_of_running
 from towline.errors import InvalidArgument, TowlineError
 from towline.runtime.endpoints import Endpoints
 from towline.runtime.recording import say
@@ -49,6 +50,7 @@ def _record(asked: Mapping[str, Any]) -> None:
     sys.path.extend(path for path in asked["paths"] if path not in sys.path)
     with capture_program(
         program,
+        root_of_running(program),
         lambda: environment.describe_own(asked["paths"]),
         config_json=asked["config_json"],
         excluded=excluded,

@@ -2,7 +2,7 @@
 
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +30,8 @@ class Snapshot:
     """Size of the archive."""
     paths: frozenset[str]
     """What is in it, relative to the root."""
+    left_out: Mapping[str, str]
+    """Files that people would look for in it, and why they are not."""
     checkout: Checkout
     """Where the checkout stood; empty outside git."""
     warnings: tuple[str, ...]
@@ -59,7 +61,15 @@ def take_snapshot(root: Path, *, checkout: bool, excluded: Sequence[Path] = ()) 
         except BaseException:
             archive.unlink()
             raise
-    return Snapshot(root, archive, archive.stat().st_size, frozenset(taken), state, tuple(tree.warnings))
+    return Snapshot(
+        root,
+        archive,
+        archive.stat().st_size,
+        paths=frozenset(taken),
+        left_out=tree.left_out,
+        checkout=state,
+        warnings=tuple(tree.warnings),
+    )
 
 
 def _add(tar: tarfile.TarFile, root: Path, entry: Entry) -> bool:

@@ -3,12 +3,12 @@
     app                    the commands and how a call of them ends
     stack                  up, down, status
     jobs, queues, runs,    the commands of these names
-    submit, agents
+    submit, agents, cancelling
     following              `--follow`: states and log as they come
     pages, words           what people read: pages of facts, tables, states and durations in words
     output, failures       standard output and standard error, for people and for programs
     values, yaml_files,    what people write, read into values and messages
-    queue_files
+    queue_files, selection
     options, completion    options that several commands share, and names for the shell
     exit_codes             what the exit code says
 
@@ -17,12 +17,16 @@ completion must be quick.
 """
 
 import sys
+from importlib.util import find_spec
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    if any(find_spec(module) is None for module in ("typer", "rich", "yaml")):
+        sys.stderr.write("error: the command needs packages of its own: pip install 'towline[cli]'\n")
+        sys.exit(2)
     from towline.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

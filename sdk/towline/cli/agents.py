@@ -3,7 +3,6 @@
 import os
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,13 +24,18 @@ def start(
         list[str] | None,
         typer.Option("--queue", "-q", help="Queue to serve; the first one is preferred. May be repeated."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name, stable over restarts; by default the host's.")] = "",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", parser=options.given, help="Name, stable over restarts; by default the host's."
+        ),
+    ] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Runs at once; by default one per GPU.")] = None,
     gpus: Annotated[str, typer.Option(help='"auto", "none", or UUIDs with commas between them.')] = "",
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the node. May be repeated.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="The agent's own folder.")] = None,
+    data_dir: options.AgentFolder = None,
 ) -> None:
     """Run an agent on this node, in the foreground; `TOWLINE_AGENT_…` variables set the rest."""
     from towline.runtime.endpoints import Endpoints
@@ -48,7 +52,7 @@ def start(
         "QUEUE_ADDRESS": endpoints.queue,
         "REGISTRY_ADDRESS": endpoints.registry,
         "QUEUES": ",".join(queue or []),
-        "AGENT": name,
+        "AGENT": name or "",
         "SLOTS": str(slots or ""),
         "GPUS": gpus,
         "LABELS": ",".join(label or []),

@@ -8,7 +8,7 @@ import typer
 
 from towline import __version__
 from towline.cli import agents, exit_codes, failures, jobs, output, queues, runs, stack, submit
-from towline.errors import TowlineError
+from towline.errors import Internal, TowlineError
 
 __all__ = ["app", "run"]
 
@@ -58,6 +58,10 @@ def run(arguments: Sequence[str]) -> int:
         return _usage(error, as_json=as_json)
     except output.ReaderGone:
         return exit_codes.ExitCode.OK
+    except OSError as error:
+        output.give_up()
+        problem = f"{error.filename or 'standard output'}: {error.strerror or error}"
+        return failures.show(Internal(problem, reason="IO_FAILED"), as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         return exit_codes.ExitCode.INTERRUPTED
 

@@ -26,7 +26,7 @@ MEANING: Final = {
     ExitCode.BAD_INPUT: "the command line is wrong, or names something that does not exist",
     ExitCode.UNAVAILABLE: "a service cannot be reached, is overloaded or did not answer in time",
     ExitCode.CONFLICT: "the state of things forbids it: exists already, not empty, changed meanwhile",
-    ExitCode.INTERNAL: "a defect of Towline",
+    ExitCode.INTERNAL: "standard output cannot be written, or a defect of Towline",
     ExitCode.INTERRUPTED: "Ctrl-C; a followed run goes on",
 }
 

@@ -141,4 +141,4 @@ def _tell(made: "jobs_pb2.CreateJobVersionResponse", *, as_json: bool) -> None:
         output.message(made)
     else:
         name = short(made.job_version.name)
-        output.text(f"made {name}" if made.created else f"{name} has this content already")
+        output.text(f"{'recorded' if made.created else 'unchanged'} {name}")

@@ -1,30 +1,109 @@
 """Options and arguments that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
 from towline.cli import completion
+from towline.errors import InvalidArgument
 
 __all__ = [
+    "MOST_RUNS",
+    "AgentFolder",
     "AgentName",
+    "ByAuthor",
     "DataDir",
+    "DisplayName",
     "Follow",
+    "InStates",
     "JobName",
     "Json",
+    "OfJob",
+    "OfQueue",
     "Priority",
     "QueueName",
     "QueueOption",
     "RunName",
     "Settings",
     "Variables",
+    "WithLabels",
+    "given",
+    "most",
 ]
+
+# In one command: more than anybody reads, and little enough to hold and to undo.
+MOST_RUNS: Final = 10_000
+
+
+def given(text: str) -> str:
+    """Refuse an empty value: a shell's unset variable would silently mean "the default" or "all"."""
+    if not text:
+        raise typer.BadParameter("must not be empty")
+    return text
+
+
+def _folder(text: str) -> Path:
+    return Path(given(text))
+
+
+def most(count: int, option: str, remedy: str) -> int:
+    """Check a number of runs.
+
+    Raises:
+        InvalidArgument: It is above the bound; the message names the remedy.
+    """
+    if count > MOST_RUNS:
+        raise InvalidArgument.field(option, f"{count:,} is more than {MOST_RUNS:,}; {remedy}")
+    return count
+
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON, errors too.")]
 DataDir: TypeAlias = Annotated[
     Path | None,
-    typer.Option(help="Folder with all state.", show_default="$TOWLINE_DATA_DIR, else ~/.towline"),
+    typer.Option(
+        metavar="FOLDER",
+        parser=_folder,
+        help="Folder with all state.",
+        show_default="$TOWLINE_DATA_DIR, else ~/.towline",
+    ),
+]
+AgentFolder: TypeAlias = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="FOLDER", parser=_folder, help="The agent's own folder.")
+]
+DisplayName: TypeAlias = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", parser=given, help="Name of the run, for people.")
+]
+OfQueue: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--queue",
+        "-q",
+        metavar="QUEUE",
+        parser=given,
+        help="Only of this queue.",
+        autocompletion=completion.queues,
+    ),
+]
+OfJob: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--job",
+        metavar="JOB",
+        parser=given,
+        help="Only of this job, or JOB:VERSION.",
+        autocompletion=completion.jobs,
+    ),
+]
+ByAuthor: TypeAlias = Annotated[
+    str | None, typer.Option("--author", metavar="AUTHOR", parser=given, help="Only by this author.")
+]
+InStates: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--state", metavar="STATE", help="Only in this state. May be repeated.")
+]
+WithLabels: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Only with this label. May be repeated."),
 ]
 RunName: TypeAlias = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of the run.", autocompletion=completion.runs)
@@ -60,6 +139,9 @@ Variables: TypeAlias = Annotated[
 Priority: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        metavar="PRIORITY", help="critical, high, medium or low.", autocompletion=completion.priorities
+        metavar="PRIORITY",
+        parser=given,
+        help="critical, high, medium or low.",
+        autocompletion=completion.priorities,
     ),
 ]

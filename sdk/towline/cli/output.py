@@ -16,6 +16,7 @@ __all__ = [
     "as_dict",
     "document",
     "errors_console",
+    "give_up",
     "message",
     "messages",
     "plain",
@@ -36,14 +37,21 @@ def write(data: bytes) -> None:
 
     Raises:
         ReaderGone: It is closed.
+        OSError: It cannot be written, as on a full disk.
     """
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # The interpreter flushes once more at its end, which must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up()
         raise ReaderGone from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def give_up() -> None:
+    """Drop what could not be written: the interpreter flushes once more at its end, which must not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def text(line: str) -> None:

@@ -47,7 +47,7 @@ def waiting_line(run: runs_pb2.Run) -> str:
 def _why(run: runs_pb2.Run) -> str:
     said = run.state_detail and run.state_detail != words.state(run)
     parts = [run.state_detail] if said else []
-    if run.queue_position > 0:
+    if run.queue_position > 0 and " ahead" not in run.state_detail:
         parts.append(f"{run.queue_position} ahead")
     return f" · {', '.join(parts)}" if parts else ""
 
@@ -142,7 +142,7 @@ def job_version(version: jobs_pb2.JobVersion, others: Sequence[jobs_pb2.JobVersi
             ("job", short(version.name)),
             ("aliases", ", ".join(version.aliases)),
             (
-                "made",
+                "recorded",
                 f"{words.moment(version.create_time)}{f' by {version.author}' if version.author else ''}",
             ),
             ("source", _source(spec)),

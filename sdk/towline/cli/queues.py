@@ -48,7 +48,7 @@ def create(
     _apply(spec, description, {"memory": memory, "cpus": cpus, "gpus": gpus, "shm_size": shm_size}, env)
     with connect() as client:
         made = client.queues.create(queue, spec)
-    _tell(made, "made", as_json=json)
+    _tell(made, "created", as_json=json)
 
 
 @app.command()

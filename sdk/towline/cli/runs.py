@@ -1,6 +1,6 @@
 """`towline run …`: runs, their logs and their outputs."""
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +9,11 @@ import typer
 from towline.cli import completion, options, output
 from towline.cli.connection import connect, connected
 from towline.cli.exit_codes import ExitCode
-from towline.errors import NotFound
+from towline.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from towline.v1 import runs_pb2
 
 __all__ = ["app", "follow_to_end", "outcome"]
@@ -21,17 +23,11 @@ app = typer.Typer(help="See, follow and stop runs.", no_args_is_help=True, rich_
 
 @app.command("list")
 def list_runs(
-    queue: Annotated[
-        str, typer.Option("--queue", "-q", help="Only of this queue.", autocompletion=completion.queues)
-    ] = "",
-    job: Annotated[
-        str, typer.Option(help="Only of this job, or JOB:VERSION.", autocompletion=completion.jobs)
-    ] = "",
-    state: Annotated[list[str] | None, typer.Option(help="Only in this state. May be repeated.")] = None,
-    author: Annotated[str, typer.Option(help="Only by this author.")] = "",
-    label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only with this label. May be repeated.")
-    ] = None,
+    queue: options.OfQueue = None,
+    job: options.OfJob = None,
+    state: options.InStates = None,
+    author: options.ByAuthor = None,
+    label: options.WithLabels = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most runs to list.")] = 50,
     json: options.Json = False,
 ) -> None:
@@ -41,19 +37,17 @@ def list_runs(
 
     from rich.text import Text
 
-    from towline.cli import enums, values, words
+    from towline.cli import words
+    from towline.cli.selection import Selection
     from towline.names import short
-    from towline.v1 import runs_pb2
 
-    selected = runs_pb2.RunFilter(
-        queue=queue,
-        job=job,
-        states=[enums.parse(runs_pb2.RunState, "RUN_STATE_", word, "--state") for word in state or ()],
-        author=author,
-        labels=values.pairs(label or [], "--label"),
-    )
-    with connect() as client, closing(client.runs.list(selected)) as runs:
-        found = list(islice(runs, limit))
+    options.most(limit, "--limit", "say which with --queue, --job, --state, --author or --label")
+    selection = Selection(queue, job, state or (), author, label or ())
+    with connect() as client:
+        with closing(client.runs.list(selection.filter())) as runs:
+            found = list(islice(runs, limit))
+        if not found:
+            selection.check_names(client)
     if json:
         return output.messages(found)
     now = datetime.now(UTC)
@@ -121,16 +115,37 @@ def wait(run: options.RunName, json: options.Json = False) -> int:
 
 
 @app.command()
-def cancel(run: options.RunName, json: options.Json = False) -> None:
-    """Ask for a run to be stopped: SIGTERM, and SIGKILL when its grace is over."""
-    from towline.cli import words
+def cancel(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Ids of runs.", autocompletion=completion.runs),
+    ] = None,
+    queue: options.OfQueue = None,
+    job: options.OfJob = None,
+    state: options.InStates = None,
+    author: options.ByAuthor = None,
+    label: options.WithLabels = None,
+    everything: Annotated[bool, typer.Option("--all", help="All runs that have not ended.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Ask for runs to be stopped: SIGTERM, and SIGKILL when their grace is over.
 
-    with connect() as client:
-        found = client.runs.cancel(run)
-    if json:
-        output.message(found)
+    Names runs, or with options all that match and have not ended; on a terminal it asks before those.
+    """
+    from towline.cli import cancelling
+    from towline.cli.selection import Selection
+
+    selection = Selection(queue, job, state or (), author, label or ())
+    by_options = everything or not selection.empty
+    if bool(runs) == by_options:
+        raise InvalidArgument.field(
+            "RUN", "name runs, or say which with --queue, --job, … or --all: not both"
+        )
+    if by_options:
+        cancelling.selected(selection, yes=yes, as_json=json)
     else:
-        output.text(words.state(found))
+        cancelling.named(runs or (), as_json=json)
 
 
 @app.command()
@@ -156,6 +171,9 @@ def outputs(
         Path | None,
         typer.Option(file_okay=False, help="Folder to write them to; without it they are listed."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files that are there with other content.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """List or download the files that a run left."""
@@ -163,8 +181,8 @@ def outputs(
 
     with connect() as client:
         if to is not None:
-            with output.working(f"downloading to {to}"):
-                version = client.runs.outputs(run, to)
+            with output.working(f"downloading to {to}"), _writing(to):
+                version = client.runs.outputs(run, to, replace=force)
         elif name := client.runs.get(run).outputs:
             version = client.artifacts.get(name)
         else:
@@ -175,6 +193,17 @@ def outputs(
         output.text(f"{version.file_count} files, {words.size(version.size_bytes)}, in {to}")
     else:
         output.table(("SIZE", "FILE"), ((words.size(file.size_bytes), file.path) for file in version.files))
+
+
+@contextmanager
+def _writing(folder: Path) -> "Iterator[None]":
+    try:
+        yield
+    except OSError as error:
+        where = "" if error.filename in (None, str(folder)) else f"{error.filename}: "
+        raise InvalidArgument.field(
+            f"--to {folder}", f"cannot be written ({where}{error.strerror or error})"
+        ) from None
 
 
 def follow_to_end(name: str, *, as_json: bool) -> int:

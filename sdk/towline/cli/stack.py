@@ -98,7 +98,10 @@ def status(data_dir: options.DataDir = None, json: options.Json = False) -> int:
         {"supervisor": state.supervisor} if state.supervisor and state.supervisor.alive() else {}
     )
     found = {
-        name: {"pid": alive[name].pid if name in alive else None, "address": state.addresses.get(name)}
+        name: {
+            "pid": alive[name].pid if name in alive else None,
+            "address": state.addresses.get(name) if name in alive else None,
+        }
         for name in ("supervisor", "postgres", *services.SERVICES)
     }
     complete = all(name in alive for name in found)

@@ -13,7 +13,7 @@ from towline.cli.runs import follow_to_end
 from towline.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from towline.cli.submission import Wishes
+    from towline.v1 import runs_pb2
 
 __all__ = ["launch", "submit"]
 
@@ -21,7 +21,6 @@ _Config = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Parameters as YAML or JSON; --set goes over it.")
 ]
 _Gpus = Annotated[int | None, typer.Option(metavar="N", min=0, help="Short for --var gpus=N.")]
-_Name = Annotated[str, typer.Option(help="Name of the run, for people.")]
 _Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Free label. May be repeated.")
 ]
@@ -36,7 +35,7 @@ def submit(
     priority: options.Priority = None,
     gpus: _Gpus = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Submit N identical runs.")] = 1,
-    name: _Name = "",
+    name: options.DisplayName = None,
     labels: _Labels = None,
     follow: options.Follow = False,
     json: options.Json = False,
@@ -46,10 +45,15 @@ def submit(
     Parameters that are not given are those it was recorded with. Prints the id of each run; with
     --follow its states and log, and the exit code says how it ended.
     """
-    from towline.cli.submission import Wishes
+    from towline.cli import submission
 
-    wishes = Wishes(settings or (), config, variables or (), gpus, priority, name, labels or ())
-    return _submit(job, queue, wishes, count=count, follow=follow, as_json=json)
+    if follow and count > 1:
+        raise InvalidArgument.field("--follow", "follows one run; leave it out, or --count")
+    options.most(count, "--count", "submit them in several commands")
+    wishes = submission.Wishes(
+        settings or (), config, variables or (), gpus, priority, name or "", labels or ()
+    )
+    return _submit(submission.build(job, queue, wishes), count=count, follow=follow, as_json=json)
 
 
 def launch(
@@ -57,48 +61,49 @@ def launch(
         list[str], typer.Argument(metavar="COMMAND", help="After --, such as: -- python train.py --epochs 3")
     ],
     queue: options.QueueOption = "default",
-    job: Annotated[str, typer.Option(help="Name of the job; by default made from folder and script.")] = "",
+    job: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB",
+            parser=options.given,
+            help="Name of the job; by default made from folder and script.",
+        ),
+    ] = None,
     settings: options.Settings = None,
     config: _Config = None,
     variables: options.Variables = None,
     priority: options.Priority = None,
     gpus: _Gpus = None,
-    name: _Name = "",
+    name: options.DisplayName = None,
     labels: _Labels = None,
     follow: options.Follow = False,
     json: options.Json = False,
 ) -> int:
     """Record a command and put it on a queue.
 
-    It is not run here: a snapshot of its folder and of its Python environment becomes a job.
+    It is not run here: a snapshot of its folder and of its Python environment becomes a job. --set and
+    --config are this run's; the job keeps the parameters it was recorded with, and takes any if it is new.
     """
     from towline.cli import recording, submission
     from towline.names import short
 
-    # The command was not run, so nobody knows its defaults: what is given here becomes the job's.
-    parameters = submission.parameters(settings or (), config)
+    wishes = submission.Wishes(
+        settings or (), config, variables or (), gpus, priority, name or "", labels or ()
+    )
+    wanted = submission.build("", queue, wishes)  # what is wrong with it is told before anything is recorded
     with output.working("recording"):
-        made = recording.from_folder(command, job, recording.Given(), parameters)
+        made = recording.from_folder(command, job or "", recording.Given())
     version = made.job_version.name
     _say(f"{'recorded' if made.created else 'unchanged'} {short(version)}")
-    wishes = submission.Wishes((), None, variables or (), gpus, priority, name, labels or ())
-    return _submit(version, queue, wishes, count=1, follow=follow, as_json=json)
+    wanted.job = version
+    return _submit(wanted, count=1, follow=follow, as_json=json)
 
 
-def _submit(job: str, queue: str, wishes: "Wishes", *, count: int, follow: bool, as_json: bool) -> int:
-    from towline.cli import submission
+def _submit(wanted: "runs_pb2.RunSubmission", *, count: int, follow: bool, as_json: bool) -> int:
     from towline.names import short
 
-    if follow and count > 1:
-        raise InvalidArgument.field("--follow", "follows one run; leave it out, or --count")
-    wanted = submission.build(job, queue, wishes)
     if count > 1:
-        with connect() as client:
-            names = client.runs.submit_many([wanted] * count)
-        if as_json:
-            output.document({"runs": names})
-        else:
-            output.text("\n".join(map(short, names)))
+        _submit_many(wanted, count, as_json=as_json)
         return ExitCode.OK
     with connect() as client:
         run = client.runs.submit(wanted)
@@ -112,6 +117,25 @@ def _submit(job: str, queue: str, wishes: "Wishes", *, count: int, follow: bool,
     if sys.stderr.isatty():
         _say(f"{short(run.job_version)} waits in {short(run.queue)}: towline run logs -f {short(run.name)}")
     return ExitCode.OK
+
+
+def _submit_many(wanted: "runs_pb2.RunSubmission", count: int, *, as_json: bool) -> None:
+    """Submit batch by batch, so that runs which are queued are told even where a later batch fails."""
+    from towline.client.runs import MOST_BYTES, MOST_RUNS
+    from towline.names import short
+
+    at_once = max(1, min(MOST_RUNS, MOST_BYTES // (wanted.ByteSize() or 1)))
+    queued: list[str] = []
+    try:
+        with connect() as client:
+            while left := count - len(queued):
+                names = client.runs.submit_many([wanted] * min(left, at_once))
+                queued += names
+                if not as_json:
+                    output.text("\n".join(map(short, names)))
+    finally:
+        if as_json and queued:
+            output.document({"runs": queued})
 
 
 def _say(line: str) -> None:

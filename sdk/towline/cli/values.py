@@ -11,15 +11,18 @@ __all__ = ["merged", "pairs", "settings", "variables"]
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
-    """Split "key=value" texts; a later one replaces an earlier one.
+    """Split "key=value" texts.
 
     Raises:
-        InvalidArgument: Some have no "=" or no key; all of them are named.
+        InvalidArgument: Some have no "=" or no key, or a key stands twice; all of them are named.
     """
     split = [text.partition("=") for text in texts]
     wrong = [text for text, (key, equals, _) in zip(texts, split, strict=True) if not (key and equals)]
     if wrong:
         raise InvalidArgument.field(option, f"write key=value, not {', '.join(map(repr, wrong))}")
+    keys = [key for key, _, _ in split]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise InvalidArgument.field(option, f"given twice: {', '.join(map(repr, twice))}; give one value")
     return {key: value for key, _, value in split}
 
 

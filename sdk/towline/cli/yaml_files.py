@@ -15,10 +15,27 @@ from towline.errors import InvalidArgument
 __all__ = ["dump", "load", "read_object"]
 
 
+# As the protos bound a run's parameters.
+_MOST_BYTES: Final = 1024 * 1024
+
+
 class _Loader(yaml.SafeLoader):
-    """Knows null, booleans, integers and floats; everything else is text."""
+    """Knows null, booleans, integers and floats; everything else is text. A key stands once."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Check the keys of an object; PyYAML would put in YAML 1.1's merges here, which 1.2 has not."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _Twice(problem=f"has the key {key.value!r} twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+
+
+class _Twice(yaml.MarkedYAMLError):
+    """A key stands twice, so that one of its values would be lost."""
 
 
 _SCALARS: Final = {
@@ -39,26 +56,59 @@ def load(text: str, source: str) -> Any:
         source: Where it is from, for the message.
 
     Raises:
-        InvalidArgument: It is neither, or holds what JSON has no word for; reason INVALID_FIELD.
+        InvalidArgument: It is neither, too large, or holds what JSON has no word for; reason INVALID_FIELD.
     """
+    if len(text) > _MOST_BYTES:
+        raise _too_large(source, len(text.encode()))
     try:
         value = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-        json.dumps(value, allow_nan=False)
+        _check_json(value, source)
+    except _Twice as error:
+        raise InvalidArgument.field(source, _located(error)) from None
+    except yaml.MarkedYAMLError as error:
+        raise InvalidArgument.field(source, f"is neither YAML nor JSON: {_located(error)}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        problem = " ".join(str(error).split())
+        problem = " ".join(str(error).split()).replace(' in "<unicode string>",', "")
         raise InvalidArgument.field(source, f"is neither YAML nor JSON: {problem}") from None
     return value
+
+
+def _check_json(value: Any, source: str) -> None:
+    # Piece by piece: a few lines of YAML whose aliases name aliases would fill memory as JSON.
+    size = 0
+    for piece in json.JSONEncoder(allow_nan=False).iterencode(value):
+        size += len(piece)
+        if size > _MOST_BYTES:
+            raise InvalidArgument.field(source, f"is more than {_mebibytes(_MOST_BYTES)} as JSON; shorten it")
+
+
+def _located(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark
+    problem = " ".join(str(error.problem or error.context or "cannot be read").split())
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.3g} MiB"
+
+
+def _too_large(source: str, size: int) -> InvalidArgument:
+    return InvalidArgument.field(source, f"is {_mebibytes(size)}; at most {_mebibytes(_MOST_BYTES)}")
 
 
 def read_object(path: Path, option: str) -> dict[str, Any]:
     """Read a file that holds one object.
 
     Raises:
-        InvalidArgument: It cannot be read, is neither YAML nor JSON, or holds something else.
+        InvalidArgument: It cannot be read, is too large, is neither YAML nor JSON, or holds something else.
     """
     source = f"{option} {path}"
     try:
-        value = load(path.read_text(encoding="utf-8"), source)
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+            if len(content) > _MOST_BYTES:
+                raise _too_large(source, max(path.stat().st_size, len(content)))
+        value = load(content.decode(), source)
     except OSError as error:
         raise InvalidArgument.field(source, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

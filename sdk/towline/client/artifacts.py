@@ -4,16 +4,16 @@ import asyncio
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Container, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from towline.client import digests, shorthand
 from towline.client.blobs import Blobs
 from towline.client.calls import PAGE_SIZE, Service, listed, new_request_id
 from towline.client.parallel import in_parallel
-from towline.errors import FailedPrecondition, InvalidArgument
+from towline.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from towline.v1 import artifacts_pb2
 from towline.v1.artifacts_pb2_grpc import ArtifactServiceStub
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from towline.v1.artifacts_pb2_grpc import ArtifactServiceAsyncStub
 
 __all__ = ["Artifacts"]
+
+# In an error, so that it stays readable.
+_MOST_NAMED: Final = 5
 
 
 class Artifacts:
@@ -111,10 +114,17 @@ class Artifacts:
         async for item in listed(fetch):
             yield item
 
-    async def download(self, name: str, to: Path) -> artifacts_pb2.ArtifactVersion:
-        """Write a version's files below the folder `to`; files that are there under these names are replaced.
+    async def download(self, name: str, to: Path, *, replace: bool = True) -> artifacts_pb2.ArtifactVersion:
+        """Write a version's files below the folder `to`; those that are there with this content are kept.
+
+        Args:
+            name: The version, such as "digits:v0".
+            to: The folder; it is made where it is missing.
+            replace: Whether files that are there with other content are replaced; else they are refused.
 
         Raises:
+            AlreadyExists: One is there with other content and `replace` is false; nothing is written then;
+                reason FILE_EXISTS.
             InvalidArgument: A path of the manifest leaves `to`; nothing is written then.
             FailedPrecondition: A link that is already below `to` leads out of it; reason PATH_LEAVES_FOLDER.
             OSError: A file cannot be written.
@@ -125,11 +135,27 @@ class Artifacts:
         await asyncio.to_thread(to.mkdir, parents=True, exist_ok=True)
         for file in version.files:
             places[file.digest].append((_below(to, file.path), file.executable))
+        kept: set[Path] = set()
+        others: list[Path] = []
+
+        async def compare(digest: str) -> None:
+            for place, _ in places[digest]:
+                match await asyncio.to_thread(_holds, place, digest):
+                    case True:
+                        kept.add(place)
+                    case False:
+                        others.append(place)
+
+        await in_parallel(places, compare)
+        if others and not replace:
+            raise _exist(to, others)
 
         async def fetch(digest: str) -> None:
-            (first, _), *_ = copies = places[digest]
-            await self._blobs.download(digest, first)
-            await asyncio.to_thread(_spread, copies)
+            copies = sorted(places[digest], key=lambda copy: copy[0] not in kept)
+            (first, _), *_ = copies
+            if first not in kept:
+                await self._blobs.download(digest, first)
+            await asyncio.to_thread(_spread, copies, kept)
 
         await in_parallel(places, fetch)
         return version
@@ -172,11 +198,28 @@ def _below(folder: Path, path: str) -> Path:
     return place
 
 
-def _spread(copies: list[tuple[Path, bool]]) -> None:
-    """Put the first file to the other places too, and set who may execute it."""
+def _holds(place: Path, digest: str) -> bool | None:
+    """Say whether a file has a content; None: nothing is there."""
+    if not os.path.lexists(place):
+        return None
+    return place.is_file() and digests.measure(place).digest == digest
+
+
+def _exist(folder: Path, places: Sequence[Path]) -> AlreadyExists:
+    named = ", ".join(sorted(place.relative_to(folder).as_posix() for place in places)[:_MOST_NAMED])
+    more = f" and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
+    return AlreadyExists(
+        f"{folder} has other content in {named}{more}; choose another folder, or replace it (--force)",
+        reason="FILE_EXISTS",
+        metadata={"folder": str(folder)},
+    )
+
+
+def _spread(copies: list[tuple[Path, bool]], kept: Container[Path]) -> None:
+    """Put the first file to the other places too, unless it is there, and set who may execute it."""
     first, _ = copies[0]
     for place, executable in copies:
-        if place != first:
+        if place != first and place not in kept:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.unlink(missing_ok=True)
             shutil.copyfile(first, place)

@@ -107,8 +107,8 @@ class Runs:
         request = runs_pb2.RetryRunRequest(request_id=new_request_id(), name=shorthand.run(name))
         return (await self._queue.call(self._stub.RetryRun, request)).run
 
-    async def outputs(self, name: str, to: Path) -> artifacts_pb2.ArtifactVersion:
-        """Write a run's outputs below the folder `to`.
+    async def outputs(self, name: str, to: Path, *, replace: bool = True) -> artifacts_pb2.ArtifactVersion:
+        """Write a run's outputs below the folder `to`; `replace` as in Artifacts.download.
 
         Raises:
             FailedPrecondition: It has not ended; reason RUN_NOT_ENDED.
@@ -117,7 +117,7 @@ class Runs:
         """
         run = await self.get(name)
         if run.outputs:
-            return await self._artifacts.download(run.outputs, to)
+            return await self._artifacts.download(run.outputs, to, replace=replace)
         if run.state not in ENDED_STATES:
             raise FailedPrecondition(
                 f"{run.name} has not ended; its outputs come then", reason="RUN_NOT_ENDED"

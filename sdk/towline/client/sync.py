@@ -113,7 +113,8 @@ def _walk(
                 except StopAsyncIteration:
                     return
         finally:
-            self._loop.result_of(items.aclose())
+            if self._loop.alive:  # else the loop's end has closed it
+                self._loop.result_of(items.aclose())
 
     return walk
 

@@ -1,5 +1,6 @@
 """The map between Towline's errors and gRPC statuses: total, in both directions."""
 
+import re
 from datetime import timedelta
 from typing import Final
 
@@ -26,6 +27,8 @@ _CODES: Final[dict[type[errors.TowlineError], grpc.StatusCode]] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Internal: grpc.StatusCode.INTERNAL,
 }
+# What either side's grpc says of a message over its bound.
+_TOO_LARGE: Final = re.compile(r"(Sent|Received) message larger than max")
 _CLASSES: Final = {code: cls for cls, code in _CODES.items()}
 
 
@@ -52,6 +55,11 @@ def to_error(call: grpc.RpcError, *, peer: str) -> errors.TowlineError:
     code = call.code() if isinstance(call, grpc.Call | grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
     message = (call.details() if isinstance(call, grpc.Call | grpc.aio.AioRpcError) else None) or str(call)
     info, retry_after = _details(call)
+    if info is None and _TOO_LARGE.search(message):
+        # grpc says "resource exhausted", but the same message is too large at any time.
+        return errors.InvalidArgument(
+            f"a message to or from {peer} is too large ({message}); send less", reason="MESSAGE_TOO_LARGE"
+        )
     if info is None:
         message = _without_info(code, message, peer)
     cls = _CLASSES.get(code, errors.Internal)

@@ -17,7 +17,8 @@ class Config(dict[str, Any]):
     """
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
-        super().__init__((name, _with_attributes(value)) for name, value in (values or {}).items())
+        super().__init__()
+        self.update(_members(values or {}, frozenset()))
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -39,11 +40,26 @@ class Config(dict[str, Any]):
         return Config, (dict(self),)
 
 
-def _with_attributes(value: Any) -> Any:
+def _members(values: Mapping[str, Any], above: frozenset[int]) -> dict[str, Any]:
+    within = above | {id(values)}
+    return {name: _with_attributes(value, within) for name, value in values.items()}
+
+
+def _with_attributes(value: Any, above: frozenset[int]) -> Any:
+    """Convert a value; what holds itself, or lies too deep, stays as the program made it.
+
+    Args:
+        value: It.
+        above: Ids of the containers it lies in.
+    """
+    if id(value) in above or len(above) >= MOST_LEVELS:
+        return value
     if isinstance(value, Mapping):
-        return Config(value)
+        config = Config()
+        config.update(_members(value, above))
+        return config
     if isinstance(value, list):
-        return [_with_attributes(item) for item in value]
+        return [_with_attributes(item, above | {id(value)}) for item in value]
     return value
 
 
@@ -73,6 +89,7 @@ def plain(config: object) -> Plain:
 
     Mappings, dataclasses, `argparse.Namespace`, pydantic models, enums, paths, tuples, NumPy scalars and
     arrays (anything with `tolist()` or `item()`) are understood, without importing any of these libraries.
+    What holds itself, lies more than 64 levels deep or raises an exception when it is read is refused.
 
     Raises:
         TypeError: `config` itself has no fields.
@@ -83,24 +100,24 @@ def plain(config: object) -> Plain:
             f"config is of type {type(config).__name__}; give a dict, a dataclass, an argparse.Namespace or "
             "a pydantic model"
         )
-    return _parted(fields, "", 0)
+    return _parted(fields, "", frozenset({id(config)}))
 
 
-def _parted(fields: Mapping[Any, Any], path: str, level: int) -> Plain:
+def _parted(fields: Mapping[Any, Any], path: str, above: frozenset[int]) -> Plain:
     parted = Plain({}, {}, [])
     for name, value in fields.items():
         place = f"{path}{name}"
-        inner = _fields(value) if level < MOST_LEVELS else None
-        if isinstance(name, str) and inner is not None:
-            values, rest, refused = _parted(inner, f"{place}.", level + 1)
-            parted.values[name] = values
-            parted.refused.extend(refused)
-            if rest:
-                parted.rest[name] = rest
-            continue
         try:
-            parted.values[_key(name)] = _plain(value, level + 1)
-        except _NotPlain:
+            inner = _fields(value) if _may_enter(value, above) else None
+            if isinstance(name, str) and inner is not None:
+                values, rest, refused = _parted(inner, f"{place}.", above | {id(value)})
+                parted.values[name] = values
+                parted.refused.extend(refused)
+                if rest:
+                    parted.rest[name] = rest
+            else:
+                parted.values[_key(name)] = _plain(value, above)
+        except Exception:  # _NotPlain, or what the value's own code raises
             parted.rest[name] = value
             parted.refused.append(place)
     return parted
@@ -110,7 +127,11 @@ class _NotPlain(Exception):
     """JSON does not hold this value."""
 
 
-def _plain(value: Any, level: int) -> Any:
+def _may_enter(value: Any, above: frozenset[int]) -> bool:
+    return len(above) < MOST_LEVELS and id(value) not in above
+
+
+def _plain(value: Any, above: frozenset[int]) -> Any:
     """Give a value as JSON holds it, all of it; _NotPlain where that cannot be."""
     # Subclasses, such as numpy.float64 and enum.IntEnum, become the plain type.
     for kind in (int, str):
@@ -120,13 +141,16 @@ def _plain(value: Any, level: int) -> Any:
         if not math.isfinite(value):
             raise _NotPlain
         return float(value)
-    if level >= MOST_LEVELS:  # or in itself
+    if value is None or isinstance(value, bool):
+        return value
+    if not _may_enter(value, above):
         raise _NotPlain
+    within = above | {id(value)}
     if isinstance(value, list | tuple):
-        return [_plain(item, level + 1) for item in value]
+        return [_plain(item, within) for item in value]
     if (fields := _fields(value)) is not None:
-        return {_key(name): _plain(inner, level + 1) for name, inner in fields.items()}
-    return value if value is None or isinstance(value, bool) else _plain(_simpler(value), level + 1)
+        return {_key(name): _plain(inner, within) for name, inner in fields.items()}
+    return _plain(_simpler(value), within)
 
 
 def _key(name: Any) -> str:

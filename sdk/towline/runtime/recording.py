@@ -66,6 +66,9 @@ def start(
     if script is None:
         say("not recorded: there is no script in an interactive session; run a file with python")
         return None
+    if script == "<stdin>":
+        say("not recorded: there is no script: the program came on standard input; run a file with python")
+        return None
     if refused:
         say(f"JSON cannot hold these parameters, so they are not recorded: {', '.join(refused)}")
     spec = getattr(main, "__spec__", None)

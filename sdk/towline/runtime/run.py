@@ -97,7 +97,9 @@ def init(
     In a container that an agent started, the run's parameters are put over `config`, key by key. Elsewhere
     the run is recorded: a process beside this one takes a snapshot of the source as it is now, and makes a
     version of the job when the program ends, however it ends. Nothing that goes wrong with it breaks the
-    program; one line on standard error, beginning with "towline:", tells of it.
+    program; one line on standard error, beginning with "towline:", tells of it. Parameters that JSON cannot
+    hold (functions, what holds itself, what raises an exception when it is read) are not recorded, but
+    stay in `run.config`; a `config` that cannot be read at all counts as none, and the run is not recorded.
 
     Not recorded are: interactive sessions; processes started by a program that is recorded (worker
     processes, for example); ranks above 0 (RANK, SLURM_PROCID, OMPI_COMM_WORLD_RANK, PMI_RANK); and
@@ -113,28 +115,42 @@ def init(
         record: False records nothing.
 
     Raises:
-        TypeError: `config` is none of these.
         FailedPrecondition: The run has started with another config (reason RUN_STARTED), or the container's
             parameters cannot be read (reason CONFIG_UNREADABLE).
     """
     global _current  # noqa: PLW0603 - a process has one run
-    given = plain({} if config is None else config)
+    given, problem = _plain(config)
     if _current is not None and not _current._finished:
         return _same(_current, given) if config is not None else _current
     in_container = bool(os.environ.get(environment.CONFIG))
     parameters = merged(given.values, _container_parameters()) if in_container else given.values
     outputs, base = _outputs(name)
     recording = None
-    if not in_container and environment.why_not_recorded(record) is None:
-        from towline.runtime.recording import start  # noqa: PLC0415 - slow to import, and not for containers
+    records = not in_container and environment.why_not_recorded(record) is None
+    if problem or records:
+        from towline.runtime.recording import say, start  # noqa: PLC0415 - slow to import, not for containers
 
-        os.environ[environment.RECORDING] = str(os.getpid())
-        os.environ[environment.OUTPUTS] = str(outputs)
-        recording = start(given.values, refused=given.refused, job=job, excluded=[base, outputs])
+        if problem:
+            say(f"not recorded: {problem}" if records else problem)
+        else:
+            os.environ[environment.RECORDING] = str(os.getpid())
+            os.environ[environment.OUTPUTS] = str(outputs)
+            recording = start(given.values, refused=given.refused, job=job, excluded=[base, outputs])
     title = os.environ.get("TOWLINE_RUN_NAME", "") if in_container else name or ""
     _current = Run(Config(merged(given.rest, parameters)), outputs, title, recording, given)
     atexit.register(_current._at_exit)
     return _current
+
+
+def _plain(config: object) -> tuple[Plain, str]:
+    """Read a config; where it cannot be read, none, and what is wrong with it."""
+    try:
+        return plain({} if config is None else config), ""
+    except Exception as error:  # TypeError, or whatever the config's own code raises
+        problem = (
+            str(error) if isinstance(error, TypeError) else f"config raised {type(error).__name__}: {error}"
+        )
+        return Plain({}, {}, []), problem
 
 
 def _same(run: Run, given: Plain) -> Run:

@@ -40,6 +40,7 @@ class LogWriter:
         self._wake = wake
         self._window: SendWindow | None = None
         self._asked = False
+        self._owed = 0
         self._progress = asyncio.Condition()
         self.refused = False
         """Whether the queue service wants no more of it: what is written then goes nowhere."""
@@ -83,18 +84,24 @@ class LogWriter:
             if self._asked:
                 return None
             self._asked = True
+            self._owed += 1
             return request
-        if not self._window.unsent:
+        unsent = self._window.unsent
+        # While an answer is owed, bytes are gathered: each request costs the service a write to disk.
+        if not unsent or (self._owed and unsent < _PIECE_BYTES):
             return None
+        self._owed += 1
         request.offset, request.data = self._window.take(_PIECE_BYTES)
         return request
 
     def _rewind(self) -> None:
         self._asked = False
+        self._owed = 0
         if self._window:
             self._window.rewind()
 
     async def _answered(self, response: logs_pb2.AppendLogsResponse) -> None:
+        self._owed -= 1
         async with self._progress:
             if response.stale:
                 self.refused = True

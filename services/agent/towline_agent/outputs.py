@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from towline.client.parallel import in_parallel
 from towline.errors import InvalidArgument
 from towline.v1 import artifacts_pb2
 from towline_agent.core.containers import OUTPUTS
@@ -17,6 +18,8 @@ from towline_agent.registry import FileSlice, Registry
 __all__ = ["Outputs", "collect", "upload"]
 
 _MOST_FILES: Final = 100_000
+# Each holds a few messages of 1 MiB in memory.
+_UPLOADS_AT_ONCE: Final = 16
 _NAMESPACE: Final = uuid.UUID("6a2f3d0e-8f0b-4f57-9e0e-3f1f4c8f8a55")
 
 
@@ -51,8 +54,10 @@ async def upload(registry: Registry, run: str, epoch: int, outputs: Outputs) -> 
     """
     if not outputs.files:
         return ""
-    for digest in await registry.missing(sorted(outputs.contents)):
-        await registry.upload(digest, outputs.contents[digest])
+    lacking = await registry.missing(sorted(outputs.contents))
+    await in_parallel(
+        lacking, lambda digest: registry.upload(digest, outputs.contents[digest]), at_once=_UPLOADS_AT_ONCE
+    )
     request_id = str(uuid.uuid5(_NAMESPACE, f"{run}/{epoch}"))
     return await registry.create_outputs(run, request_id, outputs.files)
 

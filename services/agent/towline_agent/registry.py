@@ -89,19 +89,19 @@ class Registry:
 
     async def upload(self, digest: str, content: FileSlice) -> None:
         """Store a blob, going on where an earlier try stopped."""
-        # One id for one content: whoever tries again goes on with the same upload.
-        upload_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"towline:{content.path}:{digest}"))
-        status_request = artifacts_pb2.GetUploadStatusRequest(upload_id=upload_id, digest=digest)
+        header = artifacts_pb2.UploadHeader(digest=digest, size_bytes=content.size)
         with self._translated():
-            status = await self._blobs.GetUploadStatus(status_request, timeout=_ANSWER_S)
-            if status.complete:
-                return
-            header = artifacts_pb2.UploadHeader(
-                upload_id=upload_id,
-                digest=digest,
-                size_bytes=content.size,
-                offset=status.committed_size,
-            )
+            if content.size <= MAX_CHUNK_BYTES:
+                # One message: there is nothing to go on with, so nobody needs to ask where it stands.
+                header.upload_id = str(uuid.uuid4())
+            else:
+                # One id for one content: whoever tries again goes on with the same upload.
+                header.upload_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"towline:{content.path}:{digest}"))
+                request = artifacts_pb2.GetUploadStatusRequest(upload_id=header.upload_id, digest=digest)
+                status = await self._blobs.GetUploadStatus(request, timeout=_ANSWER_S)
+                if status.complete:
+                    return
+                header.offset = status.committed_size
             response = await self._blobs.UploadBlob(_messages(header, content), timeout=_TRANSFER_S)
         if not response.complete:
             raise FailedPrecondition(

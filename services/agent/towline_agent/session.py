@@ -54,6 +54,7 @@ class Sessions:
         self._introduce = introduce
         self._clock = clock
         self._session_id = ""
+        self._missing_queues: list[str] = []
         self._leaving = asyncio.Event()
         self.connected = False
         """Whether a session is up."""
@@ -96,6 +97,15 @@ class Sessions:
         pause = backoff.failed()
         return _QUEUE_RETRY_S * (0.5 + random()) if missing else pause  # noqa: S311 - jitter
 
+    def _warn_of_missing(self, queues: list[str]) -> None:
+        """Tell the operator which queues do not exist; the same ones once."""
+        if queues and queues != self._missing_queues:
+            _log.warning(
+                "not served until created: %s; create them, or correct TOWLINE_AGENT_QUEUES",
+                ", ".join(queues),
+            )
+        self._missing_queues = queues
+
     async def _pause(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
@@ -109,11 +119,13 @@ class Sessions:
         call: _Call = self._stub.StreamLeases()
         try:
             session = _Session(self._node, call, self._peer, self._clock)
-            self._session_id = await session.open(self._introduce(), self._session_id)
+            welcome = await session.open(self._introduce(), self._session_id)
+            self._session_id = welcome.session_id
             backoff.succeeded()
             self.connected, self.detail = True, ""
             self.welcomed.set()
             _log.info("connected to %s", self._peer)
+            self._warn_of_missing(list(welcome.missing_queues))
             async with asyncio.TaskGroup() as group:
                 sender = group.create_task(session.send(self._leaving))
                 away = await session.receive(self._leaving)
@@ -144,8 +156,8 @@ class _Session:
         self._replies: list[leases_pb2.GrantReply] = []
         self._inventory_wanted = False
 
-    async def open(self, hello: leases_pb2.Hello, session_id: str) -> str:
-        """Introduce the agent, follow the verdicts, and return the session's id."""
+    async def open(self, hello: leases_pb2.Hello, session_id: str) -> leases_pb2.Welcome:
+        """Introduce the agent, follow the verdicts, and return the welcome."""
         hello.session_id = session_id
         hello.inventory.extend(attempt.inventory() for attempt in self._node.attempts)
         sent = self._clock()
@@ -159,7 +171,7 @@ class _Session:
         for verdict in welcome.verdicts:
             self._node.judged(verdict)
         await self._handle(response)
-        return welcome.session_id
+        return welcome
 
     async def send(self, leaving: asyncio.Event) -> None:
         """Say what there is to say, and heartbeats in time, until cancelled or `leaving` is set."""

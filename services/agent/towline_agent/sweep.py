@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from towline.errors import TowlineError, Unavailable
 from towline_agent.attempts import Attempt
 from towline_agent.builder import DockerImages
-from towline_agent.core.containers import LABEL_EPOCH, LABEL_RUN, Owner
+from towline_agent.core.containers import LABEL_AGENT, LABEL_EPOCH, LABEL_INSTANCE, LABEL_RUN, Owner
 from towline_agent.engine.health import EngineHealth
 from towline_agent.engine.port import Engine
 
@@ -45,6 +45,7 @@ async def sweep(
                     _log.warning("removing container %s: no lease of ours has it", container.id[:12])
                     await engine.remove(container.id)
             await images.sweep()
+            await _tell_strangers(engine, owner)
         except Unavailable:
             await health.back()
         except TowlineError as error:
@@ -52,3 +53,21 @@ async def sweep(
             return
         else:
             return
+
+
+async def _tell_strangers(engine: Engine, owner: Owner) -> None:
+    """Name the containers of agents that are called alike but have, or had, another data folder.
+
+    They stay: they may be another installation's, and no queue service can tell, because one that never
+    granted a lease and one that has forgotten it answer alike.
+    """
+    found = await engine.containers({LABEL_AGENT: owner.agent})
+    for instance in sorted({container.labels.get(LABEL_INSTANCE, "") for container in found}):
+        if instance and instance != owner.instance_id:
+            _log.warning(
+                "containers of %s made from another data folder stay; if that folder is gone, remove them: "
+                "docker rm --force --volumes $(docker ps --all --quiet --filter label=%s=%s)",
+                owner.agent,
+                LABEL_INSTANCE,
+                instance,
+            )

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from towline_testing.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[3]
 PYTHON = "3.11"
+_LONGEST_TEST = timedelta(minutes=10)
 
 
 @cache
 def base_image() -> str:
-    """Return the reference of the base image; makes it where it is not there yet."""
+    """Return the reference of the base image; makes it where it is not there yet.
+
+    Every test with containers asks for it, so what interrupted sessions have left goes here, once.
+    """
+    _remove_left_over()
     reference = f"towline/python:{PYTHON}"
     if not image_id(reference):
         subprocess.run([REPOSITORY / "deploy/dev/base-image", "ensure", PYTHON], check=True)
@@ -46,6 +52,23 @@ def remove_containers(**labels: str) -> None:
     for container in containers(**labels):
         subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True, check=False)
     eventually(lambda: not containers(**labels))
+
+
+def _remove_left_over() -> None:
+    """Remove containers of tests that ended long ago; younger ones may be a session's beside this one."""
+    ended = datetime.now(UTC) - _LONGEST_TEST
+    for container in docker("ps", "--all", "--no-trunc", "--quiet").split():
+        shown = subprocess.run(["docker", "inspect", container], capture_output=True, check=False)
+        if shown.returncode != 0:  # gone meanwhile
+            continue
+        found = json.loads(shown.stdout)[0]
+        labels = found["Config"]["Labels"] or {}
+        of_tests = labels.get("towline.agent", "").startswith("agents/test-") or "towline.test" in labels
+        # Nanoseconds are more than datetime reads; seconds are enough.
+        if of_tests and datetime.fromisoformat(f"{found['Created'][:19]}+00:00") < ended:
+            subprocess.run(
+                ["docker", "rm", "--force", "--volumes", container], capture_output=True, check=False
+            )
 
 
 class EngineProxy:

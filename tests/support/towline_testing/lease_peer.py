@@ -39,6 +39,8 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
         self.interval = timedelta(milliseconds=200)
         self.refusal: TowlineError | None = None
         """What every session is refused with."""
+        self.missing_queues: list[str] = []
+        """What every session is told that it asked for in vain."""
         self.confirming = True
         self.renewing = True
         self.verdicts: dict[str, int] = {}
@@ -140,6 +142,7 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
             ttl=duration(self.ttl),
             heartbeat_interval=duration(self.interval),
             verdicts=verdicts,
+            missing_queues=self.missing_queues,
         )
         yield leases_pb2.StreamLeasesResponse(welcome=welcome)
         assert self._readers
