@@ -16,6 +16,13 @@ from towline.v1 import docker_pb2, jobs_pb2, runs_pb2
 from towline_testing.engine import PYTHON, base_image
 from towline_testing.lease_peer import duration
 
+IGNORES_SIGTERM = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("no", flush=True))
+print("ready", flush=True)
+while True: time.sleep(60)
+"""
+
 
 @dataclass
 class AgentProcess:
