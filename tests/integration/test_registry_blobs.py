@@ -296,7 +296,7 @@ async def test_message_over_the_limit_is_refused(registry: Registry) -> None:
         unlimited = Registry(registry.address, channel)
         message = UploadBlobRequest(header=upload_header(b""), data=bytes(17 * MIB))
         error = await refused(unlimited.blobs.UploadBlob(iter([message])))
-    assert error.reason == "RESOURCE_EXHAUSTED"
+    assert error.reason == "MESSAGE_TOO_LARGE"
     assert (await registry.upload(b"still there")).complete
 
 
