@@ -129,8 +129,8 @@ def _submit(name: str, overrides: dict[str, float]) -> Result:
 def _show(seconds: float, accuracy: float, results: dict[str, Result]) -> None:
     table = Table(title="digits-train", title_style="bold", box=box.SIMPLE_HEAD)
     for heading in ("", "rate", "units", "epochs", "image", "to running", "total"):
-        table.add_column(heading, justify="right" if heading else "left")
-    table.add_column("accuracy", justify="right", style="green")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    table.add_column("accuracy", justify="right", style="green", no_wrap=True)
     table.add_row("this machine", "0.001", "32", "10", "", "", f"{seconds:.2f} s", f"{accuracy:.4f}")
     for name, result in results.items():
         parameters = map(str, SUBMISSIONS[name].values())
