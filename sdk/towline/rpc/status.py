@@ -28,6 +28,8 @@ _CODES: Final[dict[type[errors.TowlineError], grpc.StatusCode]] = {
     errors.Internal: grpc.StatusCode.INTERNAL,
 }
 # What either side's grpc says of a message over its bound.
+# What grpc.aio reports, as INTERNAL, for a call whose connection broke while it was being written to.
+_CALL_BROKE: Final = "Internal error from Core"
 _TOO_LARGE: Final = re.compile(r"(Sent|Received) message larger than max")
 _CLASSES: Final = {code: cls for cls, code in _CODES.items()}
 
@@ -61,6 +63,8 @@ def to_error(call: grpc.RpcError, *, peer: str) -> errors.TowlineError:
             f"a message to or from {peer} is too large ({message}); send less", reason="MESSAGE_TOO_LARGE"
         )
     if info is None:
+        if message == _CALL_BROKE:
+            code = grpc.StatusCode.UNAVAILABLE
         message = _without_info(code, message, peer)
     cls = _CLASSES.get(code, errors.Internal)
     reason = info.reason if info else code.name
