@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.postgres, pytest.mark.timeout(300)
 
 SILENT = "import signal; signal.pause()"
 STUBBORN = """
-import pathlib, signal, time
+import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("ready", flush=True)
 while True:
