@@ -127,7 +127,7 @@ def _submit(name: str, overrides: dict[str, float]) -> Result:
 
 
 def _show(seconds: float, accuracy: float, results: dict[str, Result]) -> None:
-    table = Table(title="digits-train", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title="digits-train", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("", "rate", "units", "epochs", "image", "to running", "total"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     table.add_column("accuracy", justify="right", style="green", no_wrap=True)
