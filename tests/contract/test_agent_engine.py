@@ -3,6 +3,7 @@
 import asyncio
 import io
 import tarfile
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,7 @@ from towline_agent import tars
 from towline_agent.core.containers import LOG_CONFIG
 from towline_agent.engine.docker import DockerEngine, connecting
 from towline_agent.engine.port import ContainerId, ContainerState, Engine
-from towline_testing.engine import base_image, image_id, inspect, volumes
+from towline_testing.engine import base_image, docker, image_id, inspect, volumes
 
 pytestmark = pytest.mark.docker
 
@@ -101,6 +102,24 @@ async def test_a_container_goes_from_created_to_running_to_ended(engine: Engine,
     await engine.kill(container, "SIGKILL")
 
 
+async def test_when_a_container_ran_is_told(engine: Engine, made: Made) -> None:
+    container = await made("python3", "-c", "import time; time.sleep(60)")
+    found = await engine.inspect(container)
+    assert found and found.name == made.names[0]
+    assert found.started_at is None and found.finished_at is None
+    before = time.time()
+    await engine.start(container)
+    found = await engine.inspect(container)
+    assert found and found.started_at and found.finished_at is None
+    # The engine's clock may be another machine's.
+    assert abs(found.started_at - before) < 30
+    await engine.kill(container, "SIGKILL")
+    await engine.wait(container)
+    ended = await engine.inspect(container)
+    assert ended and ended.finished_at and ended.started_at == found.started_at
+    assert found.started_at < ended.finished_at < found.started_at + 30
+
+
 async def test_exit_codes_are_read_again_after_the_end(engine: Engine, made: Made) -> None:
     container = await made.python("raise SystemExit(7)")
     assert (await engine.wait(container)).code == 7
@@ -171,6 +190,23 @@ async def test_archives_go_in_and_come_out_of_a_volume(engine: Engine, made: Mad
     (volume,) = (mount["Name"] for mount in inspect(container)["Mounts"])
     await engine.remove(container)
     assert volume not in volumes()
+
+
+async def test_volumes_are_found_by_their_labels_and_stay_while_used(engine: Engine, made: Made) -> None:
+    mark = uuid4().hex
+    options = {"Labels": {"towline.test": mark, "towline.other": "x"}}
+    container = await made("true", Mounts=[{"Type": "volume", "Target": "/v", "VolumeOptions": options}])
+    (name,) = (mount["Name"] for mount in inspect(container)["Mounts"])
+    (found,) = await engine.volumes({"towline.test": mark, "towline.other": ""})
+    assert found.name == name and found.labels["towline.test"] == mark
+    assert not await engine.volumes({"towline.test": mark, "towline.other": "y"})
+    assert not await engine.remove_volume(name)
+    assert name in volumes()
+    docker("rm", "--force", container)  # without --volumes: an engine that crashed leaves one so
+    assert name in volumes()
+    assert await engine.remove_volume(name)
+    assert name not in volumes()
+    assert await engine.remove_volume(name)
 
 
 PROGRAM_OUTPUT = (

@@ -23,8 +23,10 @@ async def agent(peer: LeasePeer, tmp_path: Path) -> AsyncIterator[AgentProcess]:
     made = AgentProcess(tmp_path / "a", {"TOWLINE_AGENT_QUEUE_ADDRESS": peer.address})
     made.settings["TOWLINE_AGENT_SLOTS"] = "2"
     made.start()
-    await peer.until(lambda: any(beat.free_slots for beat in peer.beats))
-    yield made
-    if made.process and made.process.poll() is None:
-        made.kill()
-    remove_containers(towline_agent=f"agents/{made.name}")
+    try:
+        await peer.until(lambda: any(beat.free_slots for beat in peer.beats))
+        yield made
+    finally:
+        if made.process and made.process.poll() is None:
+            made.kill()
+        remove_containers(towline_agent=f"agents/{made.name}")

@@ -168,8 +168,9 @@ async def test_leases_that_cannot_be_renewed_stop_their_containers(
 async def test_slots_are_not_granted_twice(peer: LeasePeer, agent: AgentProcess) -> None:
     grants = [await peer.grant(python_spec("import time; time.sleep(600)")) for _ in range(3)]
     await peer.until(lambda: len(peer.replies) == 3, within=20)
-    assert [reply.accepted for reply in peer.replies] == [True, True, False]
-    assert peer.replies[2].reason == "no slot is free"
+    replies = {reply.lease_id: reply for reply in peer.replies}
+    assert [replies[grant.lease_id].accepted for grant in grants] == [True, True, False]
+    assert replies[grants[2].lease_id].reason == "no slot is free"
     await peer.until(lambda: peer.beats[-1].free_slots == 0 and peer.beats[-1].grant_seq_seen == 3)
     for grant in grants[:2]:
         await peer.cancel(grant, timedelta(0))

@@ -194,3 +194,24 @@ async def test_a_dropped_run_makes_no_artifact(place: Place, peer: LeasePeer) ->
     await peer.until(lambda: not containers(towline_run=grant.spec.run))
     assert not list((place.agent.folder / "work").iterdir())
     assert not peer.finishes
+
+
+async def test_a_preempted_run_saves_its_work(place: Place) -> None:
+    program = """
+import os, pathlib, signal, sys
+def save(*_):
+    (pathlib.Path(os.environ["TOWLINE_OUTPUTS"]) / "checkpoint").write_text("step 7")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+while True: signal.pause()
+"""
+    async with place.registry() as registry:
+        await place.start_agent()
+        grant = await place.peer.grant(python_spec(program))
+        await place.peer.until(lambda: place.peer.output(grant) == b"ready\n", within=30)
+        await place.peer.cancel(grant, timedelta(seconds=20), leases_pb2.STOP_REASON_PREEMPTED)
+        result = await place.peer.finish_of(grant)
+        assert result.outcome == runs_pb2.ATTEMPT_OUTCOME_FAILED and result.exit_code == 0
+        assert result.failure.cause == runs_pb2.FAILURE_CAUSE_PREEMPTED
+        assert list(await manifest(registry, result.outputs)) == ["checkpoint"]

@@ -79,6 +79,8 @@ print(towline.__file__)
         "TOWLINE_QUEUE": "queues/default",
         "TOWLINE_RUN": spec.run,
         "TOWLINE_RUN_NAME": "a run",
+        "TOWLINE_STOP_FILE": "/towline/stop.json",
+        "TOWLINE_STOP_SIGNAL": "SIGTERM",
     }
     assert json.loads(config) == {"lr": 0.5}
     assert module == "/towline/runtime/towline/__init__.py"

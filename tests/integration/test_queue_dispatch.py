@@ -2,14 +2,19 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from towline.service.postgres import connecting, transaction
 from towline.v1 import leases_pb2, queues_pb2, runs_pb2
+from towline_queue.core.matching import Assignment, Offer, WaitingRun, lanes, match
+from towline_queue.storage import claims
+from towline_queue.storage.lease_store import PostgresLeaseStore
 from towline_testing.fake_agent import FakeAgent, FakeSession
 from towline_testing.lease_world import LeaseWorld, lease_world, queue_spec
 from towline_testing.queue import new_id
@@ -297,8 +302,8 @@ async def test_a_crash_between_claim_and_grant_loses_nothing(database_url: str, 
             await world.sql("UPDATE queue.runs SET state = 3, epoch = epoch + 1")
             await world.sql("DELETE FROM queue.ready")
             await world.sql(
-                "INSERT INTO queue.leases (run, epoch, session, agent, queue, gpu_ids)"
-                " SELECT runs.name, 1, agents.session, agents.name, runs.queue, '{}'"
+                "INSERT INTO queue.leases (run, epoch, session, agent, queue, gpu_ids, lost_after)"
+                " SELECT runs.name, 1, agents.session, agents.name, runs.queue, '{}', '120 s'"
                 " FROM queue.runs, queue.agents"
             )
             await world.sql(
@@ -319,3 +324,36 @@ async def test_a_draining_agent_gets_nothing(world: LeaseWorld):
         await session.beat()
         await session.beat()
         assert session.grants == []
+
+
+async def test_claims_that_overlap_never_give_away_one_gpu_twice(database_url: str, tmp_path: Path):
+    """A claim whose commit nobody waits for any more, and the next one of the same session."""
+    async with (
+        # Its own dispatcher has nothing to offer: the agent sends no heartbeat.
+        lease_world(database_url, tmp_path) as world,
+        connecting(database_url) as engine,
+        FakeAgent(gpus=("GPU-1",)).connected(world.service.channel) as session,
+    ):
+        for _ in range(2):
+            await world.submit(gpus=1)
+        offer = Offer(
+            session=UUID(session.welcome.session_id),
+            agent="agents/one",
+            queues=("queues/default",),
+            free_slots=1,
+            free_gpus=frozenset({"GPU-1"}),
+            total_gpus=1,
+        )
+        store = PostgresLeaseStore(engine)
+
+        def choose(offers: Sequence[Offer], waiting: Sequence[WaitingRun]) -> list[Assignment]:
+            return match(offers, waiting, reserve_after=timedelta(hours=1))
+
+        async with transaction(engine) as first:
+            assert await claims.held_gpus(first, ["agents/one"]) == {"agents/one": set()}
+            (waiting,) = await claims.take(first, lanes([offer]))
+            assignment = Assignment(waiting.run, offer.session, ("GPU-1",))
+            assert len(await claims.claim(first, [assignment], ["agents/one"])) == 1
+            assert await store.hand_out([offer], choose) == []  # while the first is not committed
+        assert await store.hand_out([offer], choose) == []  # and after it is
+        assert len(await world.sql("SELECT FROM queue.leases")) == 1

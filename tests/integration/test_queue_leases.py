@@ -1,6 +1,7 @@
 """The life of a lease, from grant to result, over the real stream and a real PostgreSQL."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,7 +9,8 @@ import pytest
 
 from towline.v1 import leases_pb2, runs_pb2
 from towline_testing.fake_agent import SUCCEEDED, FakeAgent, cancelled, failed
-from towline_testing.lease_world import LeaseWorld, lease_world
+from towline_testing.lease_world import LeaseWorld, lease_world, policy, queue_spec
+from towline_testing.queue import new_id
 
 OK = leases_pb2.FINISH_VERDICT_OK
 STALE = leases_pb2.FINISH_VERDICT_STALE_EPOCH
@@ -28,7 +30,7 @@ async def test_a_run_goes_from_submit_to_success(world: LeaseWorld):
         run = await world.submit()
         grant = await session.next_accepted()
         assert (grant.spec.run, grant.attempt, grant.epoch) == (run, 1, 1)
-        assert grant.ttl.ToTimedelta() == session.welcome.ttl.ToTimedelta()
+        assert grant.ttl.ToTimedelta() == timedelta(seconds=120)
         await session.event(grant, 1, runs_pb2.RUN_STATE_PREPARING, detail="pulling debian:12")
         preparing = await world.reaches(run, runs_pb2.RUN_STATE_PREPARING)
         assert preparing.state_detail == "pulling debian:12"
@@ -248,3 +250,83 @@ async def test_a_cancelled_run_that_is_given_back_does_not_wait_again(world: Lea
         assert ended.HasField("end_time")
         assert ended.attempts[0].outcome == runs_pb2.ATTEMPT_OUTCOME_RELEASED
         assert await world.sql("SELECT FROM queue.ready") == []
+
+
+PREEMPTED = runs_pb2.FAILURE_CAUSE_PREEMPTED
+
+
+async def preempt(world: LeaseWorld, run: str) -> runs_pb2.Run:
+    request = runs_pb2.PreemptRunRequest(request_id=new_id(), name=run)
+    return (await world.service.runs.PreemptRun(request)).run
+
+
+async def test_leases_of_different_queues_hold_for_different_times_in_one_session(world: LeaseWorld):
+    patient = queue_spec(policy(heartbeat_s=5, disconnected_s=60, lost_s=8 * 3600))
+    await world.service.create_queue("queues/patient", patient)
+    agent = FakeAgent(slots=2, queues=("queues/patient", "queues/default"))
+    async with agent.connected(world.service.channel) as session:
+        await session.beat()
+        ttls = {}
+        for queue in agent.queues:
+            await world.submit(queue=queue)
+            grant = await session.next_accepted()
+            ttls[grant.spec.queue] = grant.ttl.ToTimedelta()
+        assert ttls == {"queues/patient": timedelta(hours=8), "queues/default": timedelta(seconds=120)}
+        assert session.welcome.heartbeat_interval.ToTimedelta() == timedelta(seconds=5)
+
+
+async def test_a_preempted_run_is_stopped_at_once_and_waits_again(world: LeaseWorld):
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat()
+        run = await world.submit()
+        grant = await session.next_accepted()
+        await session.event(grant, 1, runs_pb2.RUN_STATE_RUNNING)
+        await world.reaches(run, runs_pb2.RUN_STATE_RUNNING)
+        await preempt(world, run)
+        await session.until(lambda: session.cancels)
+        await session.beat()
+        assert [(cancel.lease_id, cancel.reason) for cancel in session.cancels] == [
+            (grant.lease_id, leases_pb2.STOP_REASON_PREEMPTED)
+        ] * 2
+        assert session.cancels[0].grace == grant.spec.stop_grace
+        assert await session.finish(grant, failed(PREEMPTED, 143)) == OK
+        await session.beat()
+        again = await session.next_accepted()
+        assert (again.spec.run, again.epoch) == (run, 2)
+        await session.beat()
+        assert len(session.cancels) == 2  # it was for the first attempt only
+        assert await session.finish(again) == OK
+        assert (await world.get(run)).state == runs_pb2.RUN_STATE_SUCCEEDED
+
+
+async def test_a_cancel_takes_the_place_of_a_preemption(world: LeaseWorld):
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat()
+        run = await world.submit()
+        grant = await session.next_accepted()
+        await session.event(grant, 1, runs_pb2.RUN_STATE_RUNNING)
+        await session.beat()
+        await preempt(world, run)
+        await session.until(lambda: session.cancels)
+        await world.cancel(run)
+        await session.until(lambda: session.cancels[-1].reason == leases_pb2.STOP_REASON_CANCELLED)
+        # It had begun to stop for the preemption, and says so.
+        assert await session.finish(grant, failed(PREEMPTED, 143)) == OK
+        assert (await world.get(run)).state == runs_pb2.RUN_STATE_CANCELLED
+
+
+async def test_a_run_that_is_tried_again_is_granted_to_who_waits(world: LeaseWorld):
+    retry = runs_pb2.RetryPolicy(
+        budgets=[runs_pb2.RetryBudget(cause=runs_pb2.FAILURE_CAUSE_USER_ERROR, max_retries=1)]
+    )
+    retry.first_backoff.FromMilliseconds(50)
+    async with FakeAgent().connected(world.service.channel) as session:
+        run = await world.submit(retry_policy=retry)
+        for attempt in (1, 2):
+            await session.beat()
+            grant = await session.next_accepted()
+            assert (grant.spec.run, grant.attempt, grant.epoch) == (run, attempt, attempt)
+            assert await session.finish(grant, failed()) == OK
+        assert (await world.reaches(run, runs_pb2.RUN_STATE_FAILED)).failure.cause == (
+            runs_pb2.FAILURE_CAUSE_USER_ERROR
+        )

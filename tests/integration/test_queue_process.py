@@ -7,16 +7,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from towline.errors import Aborted
 from towline.rpc.channel import open_channel
-from towline.v1 import queues_pb2, queues_pb2_grpc, runs_pb2, runs_pb2_grpc
+from towline.v1 import leases_pb2, queues_pb2, queues_pb2_grpc, runs_pb2, runs_pb2_grpc
 from towline_testing.errors import refusal
+from towline_testing.fake_agent import FakeAgent
+from towline_testing.lease_world import lease_world
 from towline_testing.postgres import VERSIONS, PostgresServer, running_postgres
 from towline_testing.queue import new_id
 from towline_testing.waiting import eventually, eventually_async
@@ -79,6 +84,7 @@ def service(database_url: str, tmp_path: Path) -> Iterator[tuple[subprocess.Pope
         DATABASE_URL=database_url,
         ADDRESS_FILE=str(file),
         REGISTRY_ADDRESS="127.0.0.1:1",
+        UPKEEP_EVERY_S="0.05",
     )
     try:
         eventually(lambda: file.exists() or process.poll() is not None, within=30)
@@ -154,3 +160,41 @@ async def test_it_outlives_its_database(own_postgres: PostgresServer, channel: g
                 return False
 
         assert await eventually_async(back, within=20)
+
+
+async def test_a_frozen_leader_is_followed_and_does_no_harm_when_it_thaws(
+    service: tuple[subprocess.Popen[str], str], database_url: str, tmp_path: Path
+) -> None:
+    frozen, address = service
+    async with lease_world(database_url, tmp_path / "world") as world, open_channel(address) as channel:
+
+        async def leaders() -> list[tuple[str, int]]:
+            rows = await world.sql("SELECT holder, term FROM queue.leaders WHERE name = 'upkeep'")
+            return [(row["holder"], row["term"]) for row in rows]
+
+        ((holder, term),) = await leaders()
+        agent = FakeAgent()
+        async with agent.connected(channel) as session:
+            await session.beat()
+            await world.submit()
+            grant = await session.next_accepted()
+            await session.beat()
+            frozen.send_signal(signal.SIGSTOP)
+            due = Timestamp()
+            due.FromDatetime(datetime.now(UTC) + timedelta(seconds=0.2))
+            run = await world.submit(not_before=due)
+            await world.reaches(run, runs_pb2.RUN_STATE_QUEUED)
+            ((successor, next_term),) = await leaders()
+            assert (successor != holder, next_term) == (True, term + 1)
+            # Meanwhile its agent goes elsewhere, and keeps what it holds.
+            async with agent.connected(world.service.channel) as elsewhere:
+                assert elsewhere.verdicts == {grant.lease_id: leases_pb2.VERDICT_ACTION_ADOPT}
+                frozen.send_signal(signal.SIGCONT)
+                await session.say(heartbeat=session.heartbeat(free_slots=1))
+                await session.until(lambda: session.ended)
+                assert isinstance(session.error, Aborted)  # superseded
+                assert await elsewhere.finish(grant) == leases_pb2.FINISH_VERDICT_OK
+        async with FakeAgent("agents/two").connected(channel) as other:
+            await other.beat()
+            assert (await other.next_accepted()).spec.run == run
+        assert await leaders() == [(successor, next_term)]

@@ -18,6 +18,7 @@ from towline_testing.waiting import eventually_async
 ADOPT = leases_pb2.VERDICT_ACTION_ADOPT
 STOP_STALE = leases_pb2.VERDICT_ACTION_STOP_STALE
 STOP_CANCELLED = leases_pb2.VERDICT_ACTION_STOP_CANCELLED
+STOP_PREEMPTED = leases_pb2.VERDICT_ACTION_STOP_PREEMPTED
 STOP_UNKNOWN = leases_pb2.VERDICT_ACTION_STOP_UNKNOWN
 FINISH_CONFIRMED = leases_pb2.VERDICT_ACTION_FINISH_CONFIRMED
 OK = leases_pb2.FINISH_VERDICT_OK
@@ -167,6 +168,22 @@ async def test_a_session_superseded_at_another_replica_ends_with_its_next_heartb
         assert caught.value.reason == "SESSION_SUPERSEDED"
 
 
+async def test_a_superseded_session_drains_nobody(world: LeaseWorld):
+    """The words of a process that is gone by now."""
+    agent = FakeAgent()
+    async with (
+        world.another() as replica,
+        agent.connected(world.service.channel) as old,
+        agent.connected(replica.channel) as new,
+    ):
+        await old.say(drain=leases_pb2.Drain(), heartbeat=old.heartbeat())
+        await old.until(lambda: old.ended)
+        run = await world.submit()
+        await new.beat()
+        assert (await new.next_grant()).spec.run == run
+        assert not new.drained
+
+
 async def test_a_reconnect_adopts_what_is_current_and_tells_where_it_stands(world: LeaseWorld):
     agent = FakeAgent()
     async with agent.connected(world.service.channel) as session:
@@ -195,6 +212,17 @@ async def test_a_reconnect_hears_of_a_cancel(world: LeaseWorld):
         assert session.verdicts == {grant.lease_id: STOP_CANCELLED}
         await session.beat()
         assert [cancel.lease_id for cancel in session.cancels] == [grant.lease_id]
+
+
+async def test_a_reconnect_hears_of_a_preemption(world: LeaseWorld):
+    agent = FakeAgent()
+    grant = await running(world, agent)
+    request = runs_pb2.PreemptRunRequest(request_id=str(uuid4()), name=grant.spec.run)
+    await world.service.runs.PreemptRun(request)
+    async with agent.connected(world.service.channel) as session:
+        assert session.verdicts == {grant.lease_id: STOP_PREEMPTED}
+        await session.beat()
+        assert [cancel.reason for cancel in session.cancels] == [leases_pb2.STOP_REASON_PREEMPTED]
 
 
 async def test_a_reconnect_after_a_result_that_was_not_confirmed(world: LeaseWorld):

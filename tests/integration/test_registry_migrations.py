@@ -27,8 +27,8 @@ def differences(connection: Any) -> list[Any]:
     return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
 
-async def test_migrations_make_the_tables_as_defined(database_url: str) -> None:
-    async with connecting(database_url) as engine:
+async def test_migrations_make_the_tables_as_defined(empty_database_url: str) -> None:
+    async with connecting(empty_database_url) as engine:
         await migrate(engine, schema=SCHEMA, scripts=SCRIPTS)
         async with transaction(engine) as connection:
             assert await connection.run_sync(differences) == []
@@ -36,8 +36,8 @@ async def test_migrations_make_the_tables_as_defined(database_url: str) -> None:
             assert await connection.run_sync(differences), "the comparison sees what differs"
 
 
-async def test_replicas_that_start_together_take_turns(database_url: str) -> None:
-    async with connecting(database_url) as engine:
+async def test_replicas_that_start_together_take_turns(empty_database_url: str) -> None:
+    async with connecting(empty_database_url) as engine:
         async with asyncio.TaskGroup() as group:
             for _ in range(6):
                 group.create_task(migrate(engine, schema=SCHEMA, scripts=SCRIPTS))

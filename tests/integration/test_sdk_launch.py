@@ -18,11 +18,11 @@ SCRIPT = "import towline; print(towline.init({'lr': 0.1, 'model': {'width': 8}})
 
 
 @pytest.fixture(scope="module")
-def stack(postgres, tmp_path_factory):
+def stack(embedded_postgres, tmp_path_factory):
     """Registry and queue; nothing runs what is queued."""
     database = f"launch_{os.urandom(4).hex()}"
-    postgres.psql(f"CREATE DATABASE {database}")
-    stack = Stack(tmp_path_factory.mktemp("stack"), postgres.url(database))
+    embedded_postgres.psql(f"CREATE DATABASE {database}")
+    stack = Stack(tmp_path_factory.mktemp("stack"), embedded_postgres.url(database))
     try:
         stack.start("registry", "queue")
         with stack.client() as client:
@@ -30,7 +30,7 @@ def stack(postgres, tmp_path_factory):
         yield stack
     finally:
         stack.stop_all()
-        postgres.psql(f"DROP DATABASE {database} WITH (FORCE)")
+        embedded_postgres.psql(f"DROP DATABASE {database} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ print(run.config.lr, sys.argv[1:])
 
 
 @pytest.fixture(scope="module")
-def endpoints(postgres, tmp_path_factory):
-    with shared_registry(postgres, tmp_path_factory.mktemp("registry")) as endpoints:
+def endpoints(embedded_postgres, tmp_path_factory):
+    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
         yield endpoints
 
 

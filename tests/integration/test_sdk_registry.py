@@ -24,8 +24,8 @@ def registry_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def endpoints(postgres, registry_folder):
-    with shared_registry(postgres, registry_folder) as endpoints:
+def endpoints(embedded_postgres, registry_folder):
+    with shared_registry(embedded_postgres, registry_folder) as endpoints:
         yield endpoints
 
 

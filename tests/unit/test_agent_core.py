@@ -26,12 +26,12 @@ from towline_agent.payload import payload
 
 def test_every_phase_but_the_last_leads_on_and_can_be_reached() -> None:
     assert {phase for phase, _ in TRANSITIONS} == set(Phase) - {Phase.GONE}
-    assert set(TRANSITIONS.values()) == set(Phase) - {Phase.LEASED}
+    assert set(TRANSITIONS.values()) == set(Phase) - {Phase.OFFERED}
 
 
 @given(st.lists(st.sampled_from(Step)))
 def test_states_told_never_go_back(steps: list[Step]) -> None:
-    phases = [Phase.LEASED]
+    phases = [Phase.OFFERED]
     for step in steps:
         try:
             phases.append(after(phases[-1], step))
@@ -187,11 +187,23 @@ def config_of(one: leases_pb2.Grant, *env: str, user: str = "") -> dict[str, Any
     return container_config(one, ImageFacts("sha256:i", env, user), Owner("agents/x", "instance"))
 
 
+def test_a_program_is_told_how_it_will_be_stopped() -> None:
+    one = grant()
+    assert {"TOWLINE_STOP_FILE=/towline/stop.json", "TOWLINE_STOP_SIGNAL=SIGTERM"} < set(
+        config_of(one)["Env"]
+    )
+    one.spec.stop_signal = "SIGUSR1"
+    assert "TOWLINE_STOP_SIGNAL=SIGUSR1" in config_of(one)["Env"]
+
+
 def test_nothing_is_granted_that_the_queue_does_not_say() -> None:
     host = config_of(grant())["HostConfig"]
     assert host["CapDrop"] == ["ALL"] and host["CapAdd"] == []
     assert host["SecurityOpt"] == ["no-new-privileges"] and host["Init"]
-    assert host["Mounts"] == [{"Type": "volume", "Target": "/towline", "VolumeOptions": {"NoCopy": True}}]
+    (volume,) = host["Mounts"]
+    assert volume["Type"] == "volume" and volume["Target"] == "/towline" and "Source" not in volume
+    # Should the engine lose the container without it, the volume still says whose it is.
+    assert volume["VolumeOptions"] == {"NoCopy": True, "Labels": config_of(grant())["Labels"]}
     assert not {"Privileged", "DeviceRequests", "NetworkMode", "Memory", "Tmpfs", "Binds"} & set(host)
 
 

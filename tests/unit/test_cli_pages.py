@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from towline.cli import enums, pages, words
+from towline.cli.selection import Selection
 from towline.errors import InvalidArgument
-from towline.v1 import jobs_pb2, runs_pb2
+from towline.v1 import fleet_pb2, jobs_pb2, runs_pb2
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -79,6 +80,129 @@ def test_a_waiting_run_says_why_and_how_many_are_ahead() -> None:
     run.create_time.FromDatetime(START)
     assert "queued · no agent has a free GPU, 3 ahead" in pages.state_line(run)
     assert "no agent has a free GPU, 3 ahead" in _text(pages.run(run))
+
+
+def _retried() -> runs_pb2.Run:
+    """A run that failed once, lost its node, and waits for its second retry."""
+    run = _run()
+    run.ClearField("end_time")
+    run.ClearField("failure")
+    run.ClearField("outputs")
+    run.state = runs_pb2.RUN_STATE_SCHEDULED
+    run.state_detail = "scheduled until 2026-01-02T03:20:00+00:00"
+    run.due_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=90.5))
+    first = run.attempts[0]
+    first.failure.CopyFrom(runs_pb2.Failure(cause=runs_pb2.FAILURE_CAUSE_USER_ERROR, message="exit code 1"))
+    first.outputs = "artifacts/run-r1/versions/v0"
+    lost = run.attempts.add(epoch=5, agent="agents/node-2", outcome=runs_pb2.ATTEMPT_OUTCOME_LOST)
+    lost.failure.cause = runs_pb2.FAILURE_CAUSE_NODE_LOST
+    third = run.attempts.add()
+    third.CopyFrom(first)
+    third.epoch, third.outputs = 8, "artifacts/run-r1/versions/v1"
+    run.limits.max_runtime.FromSeconds(7200)
+    run.limits.max_wait.FromSeconds(1800)
+    for cause, most in (("USER_ERROR", 3), ("OOM", 0), ("NODE_LOST", 10)):
+        run.retry_policy.budgets.add(
+            cause=runs_pb2.FailureCause.Value(f"FAILURE_CAUSE_{cause}"), max_retries=most
+        )
+    return run
+
+
+def test_a_retry_tells_when_and_after_what_and_every_attempt_is_listed() -> None:
+    run = _retried()
+    text = _text(pages.run(run))
+    due = words.moment(run.due_time)
+    assert f"scheduled · until {due}, in 1 m 30 s, to be tried again after: user error" in text
+    assert "2026-01-02T03:20" not in text
+    rows = [line.split() for line in text.splitlines()]
+    started = words.moment(run.attempts[0].times.lease_time).split()
+    for row in (
+        ["attempts", "EPOCH", "OUTCOME", "CAUSE", "AGENT", "LEASED", "RAN", "OUTPUTS"],
+        ["3", "failed", "user", "error", "node-1", *started, "1", "m", "04", "s", "run-r1:v0"],
+        ["8", "failed", "user", "error", "node-1", *started, "1", "m", "04", "s", "run-r1:v1"],
+    ):
+        assert row in rows, text
+    assert any(row[:5] == ["5", "lost", "node", "lost", "node-2"] for row in rows)
+    for fact in (
+        "runs 2h at most, waits 30m at most",
+        "user error 2 of 3, node lost 1 of 10",
+        "last attempt  failed, on node-1, epoch 8",
+        "user error: exit code 1",
+        "outputs run-r1:v1 (towline run outputs r1 --epoch 8 --to DIR)",
+    ):
+        assert fact in text, fact
+
+
+def test_the_last_failure_of_a_run_that_has_ended_was_no_retry() -> None:
+    run = _retried()
+    run.state = runs_pb2.RUN_STATE_FAILED
+    run.end_time.FromDatetime(START)
+    assert words.retries(run) == "user error 1 of 3, node lost 1 of 10"
+    del run.attempts[:]
+    assert words.retries(run) == "user error 0 of 3, node lost 0 of 10"
+
+
+def test_a_run_scheduled_for_later_has_nothing_to_try_again() -> None:
+    run = runs_pb2.Run(state=runs_pb2.RUN_STATE_SCHEDULED)
+    run.due_time.FromDatetime(datetime.now(UTC) + timedelta(hours=2, seconds=1))
+    assert pages.waiting_line(run) == f"scheduled · until {words.moment(run.due_time)}, in 2 h 00 m"
+
+
+def test_unreachable_is_a_state_of_its_own_that_says_since_when() -> None:
+    run = _run()
+    run.ClearField("end_time")
+    run.ClearField("failure")
+    run.attempts[0].ClearField("outcome")
+    run.state, run.unreachable = runs_pb2.RUN_STATE_RUNNING, True
+    agent = fleet_pb2.Agent(name="agents/node-1")
+    agent.last_seen_time.FromDatetime(START)
+    assert words.state(run) == "unreachable"
+    assert "unreachable · was running on node-1, which is silent" in pages.state_line(run)
+    text = _text(pages.run(run, agent))
+    assert f"since {words.moment(agent.last_seen_time)}, " in text
+    run.cancel_requested = True
+    assert words.state(run) == "unreachable, cancel asked"
+
+
+@pytest.mark.parametrize(
+    ("cancel", "preempt", "text"),
+    [
+        (False, True, "running, preempting"),
+        (True, True, "running, cancel asked"),
+        (False, False, "running"),
+    ],
+)
+def test_what_was_asked_of_a_run_is_shown_with_its_state(cancel: bool, preempt: bool, text: str) -> None:
+    run = runs_pb2.Run(state=runs_pb2.RUN_STATE_RUNNING, cancel_requested=cancel, preempt_requested=preempt)
+    assert words.state(run) == text
+    run.end_time.FromDatetime(START)
+    assert words.state(run) == "running"
+
+
+def test_an_agent_that_drains_tells_its_deadline() -> None:
+    agent = fleet_pb2.Agent(name="agents/node-1", state=fleet_pb2.AGENT_STATE_DRAINING, runs=["runs/a"])
+    assert pages.draining(agent) == "node-1 drains; it leaves after 1 run"
+    agent.drain_deadline.FromDatetime(START)
+    moment = words.moment(agent.drain_deadline)
+    assert pages.draining(agent).endswith(f"1 run, and preempts those left at {moment}")
+    assert f"runs left at {moment} are preempted" in _text(pages.agent(agent))
+
+
+def test_unreachable_selects_runs_by_what_the_service_cannot_filter() -> None:
+    held = runs_pb2.Run(state=runs_pb2.RUN_STATE_RUNNING)
+    silent = runs_pb2.Run(state=runs_pb2.RUN_STATE_RUNNING, unreachable=True)
+    failed = runs_pb2.Run(state=runs_pb2.RUN_STATE_FAILED)
+    both = Selection(states=("unreachable", "Failed"))
+    assert set(both.filter().states) == {
+        runs_pb2.RUN_STATE_FAILED,
+        runs_pb2.RUN_STATE_LEASED,
+        runs_pb2.RUN_STATE_PREPARING,
+        runs_pb2.RUN_STATE_RUNNING,
+        runs_pb2.RUN_STATE_STOPPING,
+    }
+    assert [both.has(run) for run in (held, silent, failed)] == [False, True, True]
+    assert all(Selection().has(run) for run in (held, silent, failed))
+    assert Selection(states=("running",)).has(held)
 
 
 def test_how_many_are_ahead_is_said_once() -> None:

@@ -1,14 +1,17 @@
 """What people write on the command line becomes the values they mean."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towline.cli import values, yaml_files
+from towline.cli import submission, values, yaml_files
+from towline.client import retry_policy, time_limits
 from towline.errors import InvalidArgument
+from towline.v1 import runs_pb2
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,79 @@ def test_variables_and_labels_said_twice_are_refused() -> None:
         values.variables(["a=1", "a=1"], None)
     with pytest.raises(InvalidArgument, match="--label: given twice: 'b', 'c'"):
         values.pairs(["b=1", "c=1", "b=2", "c=2"], "--label")
+
+
+@pytest.mark.parametrize(
+    ("texts", "budgets"),
+    [
+        ([], {}),
+        (["3"], {"user_error": 3}),
+        (["3", "oom=1", "GPU-Fault=0"], {"user_error": 3, "oom": 1, "gpu_fault": 0}),
+        (["preempted=1000"], {"preempted": 1000}),
+    ],
+)
+def test_retries_are_the_programs_own_unless_a_cause_is_named(
+    texts: list[str], budgets: dict[str, int]
+) -> None:
+    assert values.retries(texts) == budgets
+
+
+@pytest.mark.parametrize(
+    ("texts", "problem"),
+    [
+        (["x=1"], "'x' is none of user_error, oom, timeout, image_build"),
+        (["cancelled=1"], "'cancelled' is none of"),
+        (["=1"], "'' is none of"),
+        (["-1"], "N from 0 to 1,000, not '-1'"),
+        (["oom=1001"], "not 'oom=1001'"),
+        (["oom"], "not 'oom'"),
+        (["1.5"], "not '1.5'"),
+        (["1", "user_error=2"], "given twice for user_error"),
+    ],
+)
+def test_retries_that_cannot_be_read(texts: list[str], problem: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"^--retries: ") as raised:
+        values.retries(texts)
+    assert problem in raised.value.message
+
+
+def test_a_submission_carries_its_limits_and_retries() -> None:
+    wishes = submission.Wishes(retries=("3", "oom=1"), max_runtime="1h30m", max_wait="30m")
+    made = submission.build("j", "q", wishes)
+    assert made.limits == time_limits(max_runtime=timedelta(minutes=90), max_wait=timedelta(minutes=30))
+    assert made.retry_policy == retry_policy({runs_pb2.FAILURE_CAUSE_USER_ERROR: 3, "oom": 1})
+    plain = submission.build("j", "q", submission.Wishes())
+    assert not plain.HasField("limits")
+    assert not plain.HasField("retry_policy")
+    only = submission.build("j", "q", submission.Wishes(max_wait="30m"))
+    assert not only.limits.HasField("max_runtime")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "problem"),
+    [
+        (submission.Wishes(max_runtime="2x"), "--max-runtime: '2x' is no duration; write one such as"),
+        (submission.Wishes(max_wait="0s"), "--max-wait: '0s' is no time at all; give more than 0"),
+    ],
+)
+def test_limits_that_cannot_be_read_name_the_option(wishes: submission.Wishes, problem: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        submission.build("j", "q", wishes)
+    assert raised.value.message.startswith(problem)
+
+
+def test_a_policy_is_made_of_what_python_has() -> None:
+    policy = retry_policy(
+        {"OOM": 2}, first_backoff=timedelta(seconds=1.5), longest_backoff=timedelta(minutes=1)
+    )
+    assert [(budget.cause, budget.max_retries) for budget in policy.budgets] == [
+        (runs_pb2.FAILURE_CAUSE_OOM, 2)
+    ]
+    assert policy.first_backoff.ToTimedelta() == timedelta(seconds=1.5)
+    assert policy.longest_backoff.ToTimedelta() == timedelta(minutes=1)
+    assert not retry_policy({}).HasField("first_backoff")
+    with pytest.raises(InvalidArgument, match="retries: 'bad luck' is none of user_error"):
+        retry_policy({"bad luck": 1})
 
 
 def test_gpus_said_twice_is_refused() -> None:

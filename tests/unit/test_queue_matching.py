@@ -24,6 +24,7 @@ def offers(draw: st.DrawFn) -> list[Offer]:
         made.append(
             Offer(
                 session=UUID(int=number),
+                agent=f"agents/a{number}",
                 queues=tuple(draw(st.lists(st.sampled_from(QUEUES), min_size=1, unique=True))),
                 free_slots=draw(st.integers(0, 4)),
                 free_gpus=frozenset(draw(st.lists(st.sampled_from(gpus), unique=True)) if gpus else []),
@@ -140,7 +141,9 @@ def test_a_large_run_starts_although_small_ones_keep_coming(gpus: int, size: int
             seq += 1
         waiting = [_waiting("runs/large", large, 0, clock)]
         waiting += [_waiting(f"runs/{number}", 1, number, clock - since) for number, since in small]
-        offer = Offer(UUID(int=1), QUEUES[:1], free_slots=8, free_gpus=frozenset(free), total_gpus=gpus)
+        offer = Offer(
+            UUID(int=1), "agents/one", QUEUES[:1], free_slots=8, free_gpus=frozenset(free), total_gpus=gpus
+        )
         for assignment in match([offer], waiting, reserve_after=bound):
             if assignment.run == "runs/large":
                 assert clock <= 60 + 20  # the bound, and what the running ones still took
@@ -157,7 +160,9 @@ def _waiting(run: str, shape: int, seq: int, waited_s: int) -> WaitingRun:
 
 
 def test_without_a_reservation_the_stream_would_starve_it():
-    busy_node = Offer(UUID(int=1), QUEUES[:1], free_slots=8, free_gpus=frozenset({"a"}), total_gpus=2)
+    busy_node = Offer(
+        UUID(int=1), "agents/one", QUEUES[:1], free_slots=8, free_gpus=frozenset({"a"}), total_gpus=2
+    )
     waiting = [_waiting("runs/large", 2, 0, 100), _waiting("runs/small", 1, 1, 0)]
     passed = match([busy_node], waiting, reserve_after=NEVER)
     assert passed == [Assignment("runs/small", UUID(int=1), ("a",))]
@@ -165,7 +170,9 @@ def test_without_a_reservation_the_stream_would_starve_it():
 
 
 def test_work_without_gpus_goes_on_beside_a_reservation_but_leaves_it_a_slot():
-    node = Offer(UUID(int=1), QUEUES[:1], free_slots=2, free_gpus=frozenset({"a"}), total_gpus=2)
+    node = Offer(
+        UUID(int=1), "agents/one", QUEUES[:1], free_slots=2, free_gpus=frozenset({"a"}), total_gpus=2
+    )
     waiting = [_waiting("runs/large", 2, 0, 100)]
     waiting += [_waiting(f"runs/cpu-{number}", 0, number, 0) for number in (1, 2)]
     granted = match([node], waiting, reserve_after=timedelta(seconds=60))
@@ -173,7 +180,9 @@ def test_work_without_gpus_goes_on_beside_a_reservation_but_leaves_it_a_slot():
 
 
 def test_a_reservation_holds_back_only_what_comes_after_it():
-    node = Offer(UUID(int=1), QUEUES[:1], free_slots=1, free_gpus=frozenset({"a"}), total_gpus=2)
+    node = Offer(
+        UUID(int=1), "agents/one", QUEUES[:1], free_slots=1, free_gpus=frozenset({"a"}), total_gpus=2
+    )
     large = WaitingRun("runs/large", QUEUES[0], 2, 3, 5, timedelta(seconds=100))
     urgent = WaitingRun("runs/urgent", QUEUES[0], 1, 1, 6, NOW)
     later = WaitingRun("runs/later", QUEUES[0], 1, 3, 7, NOW)
@@ -182,7 +191,7 @@ def test_a_reservation_holds_back_only_what_comes_after_it():
 
 
 def test_the_tightest_gap_is_filled_first():
-    wide = Offer(UUID(int=1), QUEUES[:1], 4, frozenset({"a", "b", "c"}), 4)
-    tight = Offer(UUID(int=2), QUEUES[:1], 4, frozenset({"x"}), 4)
+    wide = Offer(UUID(int=1), "agents/one", QUEUES[:1], 4, frozenset({"a", "b", "c"}), 4)
+    tight = Offer(UUID(int=2), "agents/one", QUEUES[:1], 4, frozenset({"x"}), 4)
     (assignment,) = match([wide, tight], [_waiting("runs/1", 1, 0, 0)], reserve_after=NEVER)
     assert assignment.session == tight.session

@@ -27,11 +27,12 @@ from towline_queue.core.sessions import (
     lease_set_digest,
     reconcile,
 )
+from towline_queue.core.stops import StopReason
 from towline_queue.core.transitions import State
 
 unhurried = settings(deadline=None)  # machines that run tests are busy
 
-ONE, TWO = AttemptKey("runs/one", 1), AttemptKey("runs/two", 4)
+ONE, TWO, THREE = AttemptKey("runs/one", 1), AttemptKey("runs/two", 4), AttemptKey("runs/three", 2)
 
 
 def entry(key: AttemptKey, state: State = State.RUNNING) -> InventoryEntry:
@@ -69,28 +70,36 @@ def test_a_name_belongs_to_whoever_is_alive():
 
 
 def test_verdicts():
-    leases = [HeldLease(ONE, accepted=True, cancel_requested=False), HeldLease(TWO, True, True)]
+    leases = [
+        HeldLease(ONE, accepted=True, stop=None),
+        HeldLease(TWO, accepted=True, stop=StopReason.CANCELLED),
+        HeldLease(THREE, accepted=True, stop=StopReason.PREEMPTED),
+    ]
     done, stale, unknown = AttemptKey("runs/done", 2), AttemptKey("runs/one", 9), AttemptKey("runs/no", 1)
-    entries = [entry(key) for key in (ONE, TWO, done, stale, unknown)]
+    entries = [entry(key) for key in (ONE, TWO, THREE, done, stale, unknown)]
     entries.append(InventoryEntry("nonsense", 1, None, State.LEASED))
     outcome = reconcile(
-        Inventory(entries), leases, {done: Attempt(finished=True)}, {"runs/one", "runs/two", "runs/done"}
+        Inventory(entries),
+        leases,
+        {done: Attempt(finished=True)},
+        {"runs/one", "runs/two", "runs/three", "runs/done"},
     )
     assert [verdict for _, verdict in outcome.verdicts] == [
         VerdictKind.ADOPT,
         VerdictKind.STOP_CANCELLED,
+        VerdictKind.STOP_PREEMPTED,
         VerdictKind.FINISH_CONFIRMED,
         VerdictKind.STOP_STALE,
         VerdictKind.STOP_UNKNOWN,
         VerdictKind.STOP_UNKNOWN,
     ]
-    assert outcome.adopted == {ONE: State.RUNNING, TWO: State.RUNNING}
+    assert outcome.adopted == dict.fromkeys((ONE, TWO, THREE), State.RUNNING)
     assert (outcome.never_started, outcome.lost) == ([], [])
 
 
 @pytest.mark.parametrize("accepted", [True, False])
 def test_a_missing_lease_is_over_only_where_the_agent_can_speak_for_it(accepted: bool):
-    leases = [HeldLease(ONE, accepted, cancel_requested=False)]
+    leases = [HeldLease(ONE, accepted, stop=None)]
     over = reconcile(Inventory([]), leases, {}, set())
     assert (over.lost if accepted else over.never_started) == [ONE]
     for speaks_for in (set(), {TWO}):

@@ -1,42 +1,61 @@
-"""Open sessions in memory: bounded outboxes, one session per agent, rests for agents that refuse."""
+"""Open sessions in memory: bounded outboxes, and one session per agent."""
 
+from datetime import timedelta
 from uuid import uuid4
 
 from towline.v1 import leases_pb2
-from towline_queue.connections import Connections, Identity, Session
+from towline_queue.connections import Connections, Session
+from towline_queue.core import leases
+from towline_queue.core import session_events as on
 from towline_queue.core.lease_policy import DEFAULT
+from towline_queue.core.leases import Reconciled, Renewal
+from towline_queue.core.sessions import Reconciliation
+from towline_queue.signals import Key, Signals, Topic
+
+STOPS = on.ServiceStops(timedelta(0), timedelta(0))
 
 
-def session(epoch: int = 1, agent: str = "agents/one") -> Session:
-    made = Session(Identity(uuid4(), agent, epoch, ("queues/default",), 0, DEFAULT), set())
-    made.credits.told(1, 4, frozenset(), 0)
+def session(epoch: int = 1, signals: Signals | None = None) -> Session:
+    made = Session(uuid4(), signals or Signals())
+    hello = leases_pb2.Hello(agent="agents/one", instance_id="i", boot_id="b", queues=["queues/default"])
+    assert isinstance(made.handle(on.Hello(leases_pb2.StreamLeasesRequest(hello=hello))), on.Open)
+    reconciled = Reconciled(Reconciliation([], {}, [], []), [])
+    assert made.handle(on.Opened(leases.Opened(epoch, False, DEFAULT, (), reconciled))) is None
     return made
 
 
-def message() -> leases_pb2.StreamLeasesResponse:
-    return leases_pb2.StreamLeasesResponse(inventory_wanted=True)
+def beat(session: Session) -> None:
+    said = leases_pb2.StreamLeasesRequest(heartbeat=leases_pb2.Heartbeat(seq=1, free_slots=1))
+    assert isinstance(session.handle(on.Said([said])), on.Renew)
+    session.handle(on.Renewed(Renewal(False, [])))
 
 
 def test_an_agent_that_does_not_read_loses_its_session():
     slow = session()
-    sent = 0
+    answered = 0
     while not slow.closing.is_set():
-        slow.send(message())
-        sent += 1
-    assert sent == 1001
+        beat(slow)
+        answered += 1
+    assert answered == 1000  # a Welcome and 999 answers fit
     assert slow.error.reason == "OUTBOX_FULL"
-    assert slow.error.retry_after is not None
-    slow.send(message())  # says nothing more, and does not fail
+    assert slow.handle(on.Goodbye()) is None  # says nothing more, and does not fail
 
 
 async def test_a_session_that_is_closed_sends_what_was_queued_and_a_last_word():
     ending = session()
-    ending.send(message())
-    ending.close(None, leases_pb2.GoAway(reason="bye"))
-    ending.send(message())
-    assert (await ending.next_message()).inventory_wanted
-    assert (await ending.next_message()).go_away.reason == "bye"
+    ending.handle(STOPS)
+    ending.handle(on.DrainWanted())
+    assert (await ending.next_message()).HasField("welcome")
+    assert (await ending.next_message()).go_away.reason == "the queue service stops"
     assert await ending.next_message() is None
+    assert ending.error.reason == "SERVICE_STOPPING"
+
+
+async def test_credits_wake_the_dispatcher():
+    signals = Signals()
+    with signals.watching(Key(Topic.CREDITS, "agents/one")) as watch:
+        beat(session(signals=signals))
+        assert await watch.wait()
 
 
 def test_the_newest_session_of_an_agent_stays_whichever_comes_first():
@@ -60,10 +79,3 @@ async def test_waiting_until_all_have_left():
     connections.add(only)
     connections.remove(only)
     await connections.wait_empty()
-
-
-def test_an_agent_that_refuses_gets_nothing_for_a_while():
-    refusing = session()
-    assert refusing.offer().free_slots == 4
-    refusing.refused()
-    assert refusing.offer().free_slots == 0

@@ -48,9 +48,9 @@ async def test_names_are_remembered_up_to_a_bound() -> None:
 
 async def test_nothing_is_kept_when_nobody_watches() -> None:
     signals = Signals()
-    with signals.watching(RUN, Key(Topic.CANCEL)):
+    with signals.watching(RUN, Key(Topic.STOP)):
         pass
     signals.run_changed("runs/a")
-    signals.cancel_requested("runs/a")
-    with signals.watching(RUN, Key(Topic.CANCEL)) as watch:
+    signals.stop_requested("runs/a")
+    with signals.watching(RUN, Key(Topic.STOP)) as watch:
         assert not await watch.wait(NOW)

@@ -7,8 +7,8 @@
     following              `--follow`: states and log as they come
     pages, words           what people read: pages of facts, tables, states and durations in words
     output, failures       standard output and standard error, for people and for programs
-    values, yaml_files,    what people write, read into values and messages
-    queue_files, selection
+    values, durations,     what people write, read into values and messages
+    yaml_files, queue_files, submission, selection
     options, completion    options that several commands share, and names for the shell
     exit_codes             what the exit code says
 

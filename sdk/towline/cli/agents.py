@@ -112,13 +112,25 @@ def show(agent: options.AgentName, json: options.Json = False) -> None:
 
 
 @app.command()
-def drain(agent: options.AgentName, json: options.Json = False) -> None:
+def drain(
+    agent: options.AgentName,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            parser=options.given,
+            help="Preempt the runs that are left after this time, such as 10m; by default none is.",
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """Ask an agent to take no more runs, and to leave when its last one has ended."""
-    from towline.names import short
+    from towline.cli import durations, pages
 
+    span = None if deadline is None else durations.parse(deadline, "--deadline")
     with connect() as client:
-        found = client.fleet.drain(agent)
+        found = client.fleet.drain(agent, span)
     if json:
         output.message(found)
     else:
-        output.text(f"{short(found.name)} drains; it leaves after {len(found.runs)} runs")
+        output.text(pages.draining(found))

@@ -53,16 +53,17 @@ def selected(selection: Selection, *, yes: bool, as_json: bool) -> None:
         typer.Abort: The person has said no.
     """
     with connect() as client:
-        runs = [run.name for run in client.runs.list(selection.filter(_GOING_ON)) if _goes_on(run)]
+        found = filter(selection.has, client.runs.list(selection.filter(_GOING_ON)))
+        runs = [run.name for run in found if _goes_on(run)]
         if not runs:
             selection.check_names(client)
     if runs and not yes and sys.stdin.isatty():
         typer.confirm(f"cancel {_counted(runs)}?", abort=True, err=True)
-    found: list[runs_pb2.Run] = []
+    asked: list[runs_pb2.Run] = []
 
     async def cancel(client: AsyncClient) -> None:
         async def one(name: str) -> None:
-            found.append(await client.runs.cancel(name))
+            asked.append(await client.runs.cancel(name))
 
         await in_parallel(runs, one)
 
@@ -70,9 +71,9 @@ def selected(selection: Selection, *, yes: bool, as_json: bool) -> None:
         connected(cancel)
     finally:  # what was cancelled before an error is told, too
         if as_json:
-            output.messages(found)
+            output.messages(asked)
         else:
-            output.text(f"asked {_counted(found)} to stop")
+            output.text(f"asked {_counted(asked)} to stop")
 
 
 def _goes_on(run: runs_pb2.Run) -> bool:

@@ -80,7 +80,7 @@ class _Terminal:
         state = words.state(run)
         if state != self._shown:
             self._shown = state
-            self._console.print(Text(pages.state_line(run), style=words.state_style(run.state)))
+            self._console.print(Text(pages.state_line(run), style=words.state_style(run)))
         if run.state in (*ENDED_STATES, runs_pb2.RUN_STATE_RUNNING, runs_pb2.RUN_STATE_STOPPING):
             self._status.stop()  # from here on the terminal is the program's
         else:

@@ -19,11 +19,14 @@ __all__ = [
     "InStates",
     "JobName",
     "Json",
+    "MaxRuntime",
+    "MaxWait",
     "OfJob",
     "OfQueue",
     "Priority",
     "QueueName",
     "QueueOption",
+    "Retries",
     "RunName",
     "Settings",
     "Variables",
@@ -99,7 +102,10 @@ ByAuthor: TypeAlias = Annotated[
     str | None, typer.Option("--author", metavar="AUTHOR", parser=given, help="Only by this author.")
 ]
 InStates: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--state", metavar="STATE", help="Only in this state. May be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--state", metavar="STATE", help="Only in this state, such as failed or unreachable. May be repeated."
+    ),
 ]
 WithLabels: TypeAlias = Annotated[
     list[str] | None,
@@ -143,5 +149,25 @@ Priority: TypeAlias = Annotated[
         parser=given,
         help="critical, high, medium or low.",
         autocompletion=completion.priorities,
+    ),
+]
+Retries: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retries",
+        metavar="[CAUSE=]N",
+        help="Try again up to N times when the program fails, or for CAUSE (such as oom). May be repeated.",
+    ),
+]
+MaxRuntime: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--max-runtime", metavar="TIME", parser=given, help="Stop an attempt that runs longer, such as 2h."
+    ),
+]
+MaxWait: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--max-wait", metavar="TIME", parser=given, help="Give up a run that waits longer, such as 30m."
     ),
 ]

@@ -15,7 +15,7 @@ from towline.v1 import fleet_pb2, jobs_pb2, runs_pb2
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["agent", "ending", "facts", "job_version", "run", "state_line", "waiting_line"]
+__all__ = ["agent", "draining", "ending", "facts", "job_version", "run", "state_line", "waiting_line"]
 
 _MOST_REQUIREMENTS: Final = 12
 
@@ -45,11 +45,22 @@ def waiting_line(run: runs_pb2.Run) -> str:
 
 
 def _why(run: runs_pb2.Run) -> str:
-    said = run.state_detail and run.state_detail != words.state(run)
+    if run.state == runs_pb2.RUN_STATE_SCHEDULED and run.HasField("due_time"):
+        return f" · {_due(run)}"
+    said = run.state_detail and run.state_detail != words.own_state(run)
     parts = [run.state_detail] if said else []
+    if run.unreachable:
+        parts.insert(0, f"was {words.own_state(run)} on {short(run.attempts[-1].agent)}, which is silent")
     if run.queue_position > 0 and " ahead" not in run.state_detail:
         parts.append(f"{run.queue_position} ahead")
     return f" · {', '.join(parts)}" if parts else ""
+
+
+def _due(run: runs_pb2.Run) -> str:
+    left = words.when(run.due_time) - datetime.now(UTC)
+    due = f"until {words.moment(run.due_time)}, in {words.duration(left)}"
+    cause = words.cause(run.attempts[-1].failure) if run.attempts else ""
+    return f"{due}, to be tried again after: {cause}" if cause else due
 
 
 def ending(run: runs_pb2.Run, *, logs_shown: bool) -> Iterator[str]:
@@ -68,21 +79,26 @@ def failure(failure: runs_pb2.Failure, *, logs_shown: bool) -> Iterator[str]:
     """Write why something failed; with the end of the log unless people have just seen it."""
     if not failure.cause:
         return
-    cause = words.lower(runs_pb2.FailureCause.Name(failure.cause), "FAILURE_CAUSE_").replace("_", " ")
-    yield f"  {cause}: {failure.message}"
+    yield f"  {words.cause(failure)}: {failure.message}"
     seen = logs_shown and failure.cause != runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
     if failure.log_tail and not seen:
         yield from (f"  | {line}" for line in failure.log_tail.splitlines())
 
 
-def run(run: runs_pb2.Run) -> Table:
-    """Make the page of one run."""
+def run(run: runs_pb2.Run, holder: fleet_pb2.Agent | None = None) -> Table:
+    """Make the page of one run.
+
+    Args:
+        run: It.
+        holder: The agent that has it, if that is unreachable and known.
+    """
     now = datetime.now(UTC)
-    state = Text(f"{words.state(run)}{_why(run)}", style=words.state_style(run.state))
+    state = Text(f"{words.state(run)}{_why(run)}", style=words.state_style(run))
     rows: list[Fact] = [
         ("run", short(run.name)),
         ("name", run.display_name),
         ("state", state),
+        ("silent", _silence(holder, now) if holder else ""),
         ("job", short(run.job_version)),
         ("queue", short(run.queue)),
         ("priority", words.lower(runs_pb2.Priority.Name(run.priority), "PRIORITY_")),
@@ -90,13 +106,18 @@ def run(run: runs_pb2.Run) -> Table:
         ("submitted", words.moment(run.create_time)),
         ("ended", words.moment(run.end_time) if run.HasField("end_time") else ""),
         ("retry of", short(run.retry_of) if run.retry_of else ""),
+        ("limits", words.limits(run.limits)),
+        ("retries", words.retries(run)),
         ("labels", ", ".join(f"{key}={value}" for key, value in sorted(run.labels.items()))),
         ("config", _object(run.config_json)),
         ("variables", "\n".join(f"{name}: {value}" for name, value in sorted(run.variables.items()))),
     ]
-    for number, attempt in enumerate(run.attempts, start=1):
-        label = "attempt" if len(run.attempts) == 1 else f"attempt {number}"
-        rows.append((label, _attempt(attempt, words.phases(run, now)[number - 1])))
+    phases = words.phases(run, now)
+    if len(run.attempts) > 1:
+        rows.append(("attempts", _attempts(run, phases)))
+    if run.attempts:
+        label = "attempt" if len(run.attempts) == 1 else "last attempt"
+        rows.append((label, "\n".join(_attempt(run, run.attempts[-1], phases[-1]))))
     if run.failure.cause:
         rows.append(("failure", "\n".join(line[2:] for line in failure(run.failure, logs_shown=False))))
     if run.outputs:
@@ -104,18 +125,50 @@ def run(run: runs_pb2.Run) -> Table:
     return facts(rows)
 
 
-def _attempt(attempt: runs_pb2.Attempt, phases: words.Phases) -> str:
-    outcome = words.lower(runs_pb2.AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
-    head = "" if outcome == "unspecified" else f"{outcome}, "
-    lines = [
-        f"{head}on {short(attempt.agent)}, epoch {attempt.epoch}",
-        f"{phases}{_image(attempt)}",
-    ]
+def _silence(holder: fleet_pb2.Agent, now: datetime) -> str:
+    since = f"since {words.moment(holder.last_seen_time)}, {words.ago(holder.last_seen_time, now)} ago"
+    return f"{since}; the run goes to another agent when its queue's lost_after is over"
+
+
+def _attempts(run: runs_pb2.Run, phases: Sequence[words.Phases]) -> Table:
+    """List the attempts of a run, oldest first."""
+    heads = ("EPOCH", "OUTCOME", "CAUSE", "AGENT", "LEASED", "RAN", "OUTPUTS")
+    grid = Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
+    for attempt, phase in zip(run.attempts, phases, strict=True):
+        grid.add_row(
+            str(attempt.epoch),
+            _outcome(attempt) or words.state(run),
+            words.cause(attempt.failure),
+            Text(short(attempt.agent)),
+            words.moment(attempt.times.lease_time),
+            "" if phase.running is None else words.duration(phase.running),
+            Text(short(attempt.outputs)),
+        )
+    return grid
+
+
+def _attempt(run: runs_pb2.Run, attempt: runs_pb2.Attempt, phases: words.Phases) -> Iterator[str]:
+    outcome = _outcome(attempt)
+    place = f"on {short(attempt.agent)}, epoch {attempt.epoch}"
+    yield f"{outcome}, {place}" if outcome else place
+    yield f"{phases}{_image(attempt)}"
     if attempt.gpu_ids:
-        lines.append(f"GPUs {', '.join(attempt.gpu_ids)}")
+        yield f"GPUs {', '.join(attempt.gpu_ids)}"
     if attempt.HasField("exit_code"):
-        lines.append(f"exit code {attempt.exit_code}")
-    return "\n".join(lines)
+        yield f"exit code {attempt.exit_code}"
+    if not run.failure.cause:  # else the page tells it as the run's
+        yield from (line[2:] for line in failure(attempt.failure, logs_shown=False))
+    if attempt.outputs and not run.outputs:
+        yield (
+            f"outputs {short(attempt.outputs)} "
+            f"(towline run outputs {short(run.name)} --epoch {attempt.epoch} --to DIR)"
+        )
+
+
+def _outcome(attempt: runs_pb2.Attempt) -> str:
+    """Write how an attempt ended; "" while it goes on."""
+    outcome = words.lower(runs_pb2.AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
+    return outcome if attempt.outcome else ""
 
 
 def _image(attempt: runs_pb2.Attempt) -> str:
@@ -187,6 +240,15 @@ def _source(spec: jobs_pb2.JobSpec) -> str:
             return ""
 
 
+def draining(agent: fleet_pb2.Agent) -> str:
+    """Write what an agent that drains waits for."""
+    count = f"{len(agent.runs)} run{'' if len(agent.runs) == 1 else 's'}"
+    line = f"{short(agent.name)} drains; it leaves after {count}"
+    if agent.HasField("drain_deadline"):
+        return f"{line}, and preempts those left at {words.moment(agent.drain_deadline)}"
+    return line
+
+
 def agent(agent: fleet_pb2.Agent) -> Table:
     """Make the page of one agent."""
     state = words.lower(fleet_pb2.AgentState.Name(agent.state), "AGENT_STATE_")
@@ -194,6 +256,7 @@ def agent(agent: fleet_pb2.Agent) -> Table:
         [
             ("agent", short(agent.name)),
             ("state", state),
+            ("deadline", _deadline(agent)),
             ("host", agent.hostname),
             ("version", agent.version),
             ("last seen", f"{words.ago(agent.last_seen_time, datetime.now(UTC))} ago"),
@@ -207,3 +270,9 @@ def agent(agent: fleet_pb2.Agent) -> Table:
             ("runs", "\n".join(map(short, agent.runs))),
         ]
     )
+
+
+def _deadline(agent: fleet_pb2.Agent) -> str:
+    if not agent.HasField("drain_deadline"):
+        return ""
+    return f"runs left at {words.moment(agent.drain_deadline)} are preempted"

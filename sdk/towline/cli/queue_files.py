@@ -1,18 +1,25 @@
-"""A queue's spec as a file that people edit: YAML or JSON with the field names of the protos."""
+"""A queue's spec as a file that people edit: YAML or JSON with the field names of the protos.
+
+Durations and enums are as people write them, "2h" and "oom"; as proto JSON has them ("7200s",
+"FAILURE_CAUSE_OOM") they are read too.
+"""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 
 from towline import names
-from towline.cli import yaml_files
+from towline.cli import durations, yaml_files
 from towline.errors import InvalidArgument
 from towline.v1 import queues_pb2
 
 __all__ = ["read", "written"]
+
+_DURATION: Final = Duration.DESCRIPTOR.full_name
 
 
 def read(path: Path) -> queues_pb2.QueueSpec:
@@ -26,6 +33,8 @@ def read(path: Path) -> queues_pb2.QueueSpec:
         return json_format.ParseDict(
             _object(value, queues_pb2.QueueSpec.DESCRIPTOR, ""), queues_pb2.QueueSpec()
         )
+    except InvalidArgument as error:  # a duration
+        raise InvalidArgument.field(f"--file {path}", error.message) from None
     except (json_format.ParseError, ValueError) as error:
         raise InvalidArgument.field(
             f"--file {path}", f"is no queue: {error} (`towline queue show` prints one to start from)"
@@ -64,11 +73,30 @@ def _field(value: Any, field: FieldDescriptor | None, path: str) -> Any:
 
 def _single(value: Any, field: FieldDescriptor, path: str) -> Any:
     if field.message_type is not None:
+        if field.message_type.full_name == _DURATION:
+            span = durations.parse(value if isinstance(value, str) else json.dumps(value), path)
+            return f"{span.total_seconds():.6f}s"
         own = field.message_type.file.package == "towline.v1"
         return _object(value, field.message_type, path) if own else value
+    if field.enum_type is not None and isinstance(value, str):
+        return _enum_value(value, field.enum_type, path)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not isinstance(value, str):
         return json.dumps(value)
     return value
+
+
+def _enum_value(word: str, kind: EnumDescriptor, path: str) -> str:
+    values = {_word(name, kind): name for name in list(kind.values_by_name)[1:]}
+    if word in kind.values_by_name:
+        return word
+    if word.lower() not in values:
+        raise ValueError(f"{path}: {word!r} is none of {', '.join(values)}")
+    return values[word.lower()]
+
+
+def _word(name: str, kind: EnumDescriptor) -> str:
+    prefix = kind.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return name.removeprefix(prefix).lower()
 
 
 def written(queue: queues_pb2.Queue) -> str:
@@ -83,4 +111,22 @@ def written(queue: queues_pb2.Queue) -> str:
     head = [f"# queue {short}: " + ", ".join(f"{name} {value}" for name, value in facts.items())]
     head.append(f"# to change it, edit this and: towline queue update {short} --file FILE")
     spec = json_format.MessageToDict(queue.spec, preserving_proto_field_name=True)
-    return "\n".join(head) + "\n" + (yaml_files.dump(spec) if spec else "{}\n")
+    readable = _readable(spec, queues_pb2.QueueSpec.DESCRIPTOR)
+    return "\n".join(head) + "\n" + (yaml_files.dump(readable) if readable else "{}\n")
+
+
+def _readable(value: dict[str, Any], message: Descriptor) -> dict[str, Any]:
+    return {name: _readable_field(item, message.fields_by_name[name]) for name, item in value.items()}
+
+
+def _readable_field(value: Any, field: FieldDescriptor) -> Any:
+    if isinstance(value, list):
+        return [_readable_field(item, field) for item in value]
+    inner = field.message_type
+    if inner is not None and inner.full_name == _DURATION:
+        duration = Duration()
+        duration.FromJsonString(value)
+        return durations.written(duration.ToTimedelta())
+    if inner is not None and inner.file.package == "towline.v1" and not inner.GetOptions().map_entry:
+        return _readable(value, inner)
+    return _word(value, field.enum_type) if field.enum_type is not None else value

@@ -9,7 +9,7 @@ import typer
 from towline.cli import completion, options, output
 from towline.cli.connection import connect, connected
 from towline.cli.exit_codes import ExitCode
-from towline.errors import InvalidArgument, NotFound
+from towline.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def list_runs(
     selection = Selection(queue, job, state or (), author, label or ())
     with connect() as client:
         with closing(client.runs.list(selection.filter())) as runs:
-            found = list(islice(runs, limit))
+            found = list(islice(filter(selection.has, runs), limit))
         if not found:
             selection.check_names(client)
     if json:
@@ -56,7 +56,7 @@ def list_runs(
         (
             (
                 short(run.name),
-                Text(words.state(run), style=words.state_style(run.state)),
+                Text(words.state(run), style=words.state_style(run)),
                 short(run.job_version),
                 short(run.queue),
                 words.ago(run.create_time, now),
@@ -74,10 +74,11 @@ def show(run: options.RunName, json: options.Json = False) -> None:
 
     with connect() as client:
         found = client.runs.get(run)
+        holder = client.fleet.get(found.attempts[-1].agent) if found.unreachable and not json else None
     if json:
         output.message(found)
     else:
-        output.rendered(pages.run(found))
+        output.rendered(pages.run(found, holder))
 
 
 @app.command()
@@ -129,7 +130,7 @@ def cancel(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Ask for runs to be stopped: SIGTERM, and SIGKILL when their grace is over.
+    """Ask for runs to be stopped: the queue's stop signal, and SIGKILL when their grace is over.
 
     Names runs, or with options all that match and have not ended; on a terminal it asks before those.
     """
@@ -146,6 +147,23 @@ def cancel(
         cancelling.selected(selection, yes=yes, as_json=json)
     else:
         cancelling.named(runs or (), as_json=json)
+
+
+@app.command()
+def preempt(run: options.RunName, json: options.Json = False) -> None:
+    """Have a run make room: it is stopped so that it can save its work, and waits again at its old place.
+
+    None of its retries is spent. Only a run that an agent holds can be preempted.
+    """
+    from towline.cli import words
+    from towline.names import short
+
+    with connect() as client:
+        found = client.runs.preempt(run)
+    if json:
+        output.message(found)
+    else:
+        output.text(f"{short(found.name)} {words.state(found)}")
 
 
 @app.command()
@@ -174,19 +192,21 @@ def outputs(
     force: Annotated[
         bool, typer.Option("--force", help="Replace files that are there with other content.")
     ] = False,
+    epoch: Annotated[
+        int, typer.Option(min=0, help="Of this attempt, once it has ended; 0: of the whole run.")
+    ] = 0,
     json: options.Json = False,
 ) -> None:
-    """List or download the files that a run left."""
+    """List or download the files that a run, or one of its attempts, left."""
     from towline.cli import words
+    from towline.client.runs import outputs_of
 
     with connect() as client:
         if to is not None:
             with output.working(f"downloading to {to}"), _writing(to):
-                version = client.runs.outputs(run, to, replace=force)
-        elif name := client.runs.get(run).outputs:
-            version = client.artifacts.get(name)
+                version = client.runs.outputs(run, to, replace=force, epoch=epoch)
         else:
-            raise NotFound(f"run {run} has no outputs, or has not ended", reason="NO_OUTPUTS")
+            version = client.artifacts.get(outputs_of(client.runs.get(run), epoch))
     if json:
         output.message(version)
     elif to is not None:

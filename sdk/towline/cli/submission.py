@@ -4,10 +4,13 @@ import getpass
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from towline.cli import enums, values, yaml_files
+from towline.cli import durations, enums, values, yaml_files
+from towline.client import retry_policy, time_limits
+from towline.errors import InvalidArgument
 from towline.v1 import runs_pb2
 
 __all__ = ["Wishes", "author", "build", "parameters"]
@@ -24,6 +27,9 @@ class Wishes:
     priority: str | None = None
     name: str = ""
     labels: Sequence[str] = ()
+    retries: Sequence[str] = ()
+    max_runtime: str | None = None
+    max_wait: str | None = None
 
 
 def build(job: str, queue: str, wishes: Wishes) -> runs_pb2.RunSubmission:
@@ -47,7 +53,23 @@ def build(job: str, queue: str, wishes: Wishes) -> runs_pb2.RunSubmission:
         display_name=wishes.name,
         author=author(),
         labels=values.pairs(wishes.labels, "--label"),
+        limits=_limits(wishes),
+        retry_policy=retry_policy(values.retries(wishes.retries)) if wishes.retries else None,
     )
+
+
+def _limits(wishes: Wishes) -> runs_pb2.TimeLimits | None:
+    given = {"max_runtime": wishes.max_runtime, "max_wait": wishes.max_wait}
+    limits = {name: _limit(text, name) for name, text in given.items() if text is not None}
+    return time_limits(**limits) if limits else None
+
+
+def _limit(text: str, name: str) -> timedelta:
+    option = f"--{name.replace('_', '-')}"
+    span = durations.parse(text, option)
+    if not span:
+        raise InvalidArgument.field(option, f"{text!r} is no time at all; give more than 0, or leave it out")
+    return span
 
 
 def parameters(settings: Sequence[str], config: Path | None) -> dict[str, Any]:

@@ -37,6 +37,9 @@ def submit(
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Submit N identical runs.")] = 1,
     name: options.DisplayName = None,
     labels: _Labels = None,
+    retries: options.Retries = None,
+    max_runtime: options.MaxRuntime = None,
+    max_wait: options.MaxWait = None,
     follow: options.Follow = False,
     json: options.Json = False,
 ) -> int:
@@ -51,7 +54,16 @@ def submit(
         raise InvalidArgument.field("--follow", "follows one run; leave it out, or --count")
     options.most(count, "--count", "submit them in several commands")
     wishes = submission.Wishes(
-        settings or (), config, variables or (), gpus, priority, name or "", labels or ()
+        settings=settings or (),
+        config=config,
+        variables=variables or (),
+        gpus=gpus,
+        priority=priority,
+        name=name or "",
+        labels=labels or (),
+        retries=retries or (),
+        max_runtime=max_runtime,
+        max_wait=max_wait,
     )
     return _submit(submission.build(job, queue, wishes), count=count, follow=follow, as_json=json)
 
@@ -76,6 +88,9 @@ def launch(
     gpus: _Gpus = None,
     name: options.DisplayName = None,
     labels: _Labels = None,
+    retries: options.Retries = None,
+    max_runtime: options.MaxRuntime = None,
+    max_wait: options.MaxWait = None,
     follow: options.Follow = False,
     json: options.Json = False,
 ) -> int:
@@ -88,7 +103,16 @@ def launch(
     from towline.names import short
 
     wishes = submission.Wishes(
-        settings or (), config, variables or (), gpus, priority, name or "", labels or ()
+        settings=settings or (),
+        config=config,
+        variables=variables or (),
+        gpus=gpus,
+        priority=priority,
+        name=name or "",
+        labels=labels or (),
+        retries=retries or (),
+        max_runtime=max_runtime,
+        max_wait=max_wait,
     )
     wanted = submission.build("", queue, wishes)  # what is wrong with it is told before anything is recorded
     with output.working("recording"):

@@ -1,13 +1,17 @@
-"""What people write after --set, --var and --label, read into values. No I/O."""
+"""What people write after --set, --var, --label and --retries, read into values. No I/O."""
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from towline.cli import yaml_files
+from towline.client.policies import CAUSES
 from towline.errors import InvalidArgument
 
-__all__ = ["merged", "pairs", "settings", "variables"]
+__all__ = ["merged", "pairs", "retries", "settings", "variables"]
+
+# As the proto bounds a budget.
+MOST_RETRIES: Final = 1000
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
@@ -61,6 +65,28 @@ def variables(texts: Iterable[str], gpus: int | None) -> dict[str, str]:
     if "gpus" in values:
         raise InvalidArgument.field("--gpus", "--var gpus says it too; give one of them")
     return values | {"gpus": str(gpus)}
+
+
+def retries(texts: Iterable[str]) -> dict[str, int]:
+    """Read --retries N, which is about the program's own errors, and --retries CAUSE=N.
+
+    Raises:
+        InvalidArgument: A text cannot be read, there is no such cause, or one is given twice.
+    """
+    found: dict[str, int] = {}
+    for text in texts:
+        cause, equals, count = text.rpartition("=")
+        word = cause.lower().replace("-", "_") if equals else "user_error"
+        if word not in CAUSES:
+            raise InvalidArgument.field("--retries", f"{cause!r} is none of {', '.join(CAUSES)}")
+        if not count.isdecimal() or int(count) > MOST_RETRIES:
+            raise InvalidArgument.field(
+                "--retries", f"write N or CAUSE=N with N from 0 to {MOST_RETRIES:,}, not {text!r}"
+            )
+        if word in found:
+            raise InvalidArgument.field("--retries", f"given twice for {word}; give one number")
+        found[word] = int(count)
+    return found
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,26 @@
 """States, moments and durations as people read them. Pure: the present moment is an argument."""
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from towline.v1 import fleet_pb2, runs_pb2
+from towline.cli import durations
+from towline.v1 import runs_pb2
 
 __all__ = [
     "Phases",
     "ago",
+    "cause",
     "duration",
+    "limits",
     "lower",
     "moment",
+    "own_state",
     "phases",
+    "retries",
     "size",
     "state",
     "state_style",
@@ -25,7 +32,6 @@ _STYLES: Final = {
     runs_pb2.RUN_STATE_FAILED: "bold red",
     runs_pb2.RUN_STATE_CANCELLED: "yellow",
     runs_pb2.RUN_STATE_RUNNING: "cyan",
-    fleet_pb2.AGENT_STATE_CONNECTED: "green",
 }
 
 
@@ -36,15 +42,57 @@ def lower(name: str, prefix: str) -> str:
 
 def state(run: runs_pb2.Run) -> str:
     """Write where a run stands, in one or two words."""
-    word = lower(runs_pb2.RunState.Name(run.state), "RUN_STATE_")
-    if run.unreachable:
-        return f"{word}, agent unreachable"
-    return f"{word}, cancel asked" if run.cancel_requested and not run.HasField("end_time") else word
+    word = "unreachable" if run.unreachable else own_state(run)
+    if run.HasField("end_time"):
+        return word
+    if run.cancel_requested:
+        return f"{word}, cancel asked"
+    return f"{word}, preempting" if run.preempt_requested else word
 
 
-def state_style(value: int) -> str:
+def own_state(run: runs_pb2.Run) -> str:
+    """Write the state that a run was last known to be in."""
+    return lower(runs_pb2.RunState.Name(run.state), "RUN_STATE_")
+
+
+def state_style(run: runs_pb2.Run) -> str:
     """Give the style of a run's state."""
-    return _STYLES.get(value, "")
+    return "bold yellow" if run.unreachable else _STYLES.get(run.state, "")
+
+
+def cause(failure: runs_pb2.Failure) -> str:
+    """Write the class of a failure: "user error"; "" of none."""
+    return _cause(failure.cause) if failure.cause else ""
+
+
+def _cause(value: "runs_pb2.FailureCause.ValueType") -> str:
+    return lower(runs_pb2.FailureCause.Name(value), "FAILURE_CAUSE_").replace("_", " ")
+
+
+def limits(limits: runs_pb2.TimeLimits) -> str:
+    """Write the time limits that are set: "runs 2h at most, waits 30m at most"."""
+    parts = [
+        f"{does} {durations.written(limit.ToTimedelta())} at most"
+        for does, limit in (("runs", limits.max_runtime), ("waits", limits.max_wait))
+        if limit.ByteSize()
+    ]
+    return ", ".join(parts)
+
+
+def retries(run: runs_pb2.Run) -> str:
+    """Write how often a run may be tried again, and was: "user error 1 of 3, oom 0 of 1"."""
+    used = Counter(attempt.failure.cause for attempt in _followed(run))
+    return ", ".join(
+        f"{_cause(budget.cause)} {used[budget.cause]} of {budget.max_retries}"
+        for budget in run.retry_policy.budgets
+        if budget.max_retries
+    )
+
+
+def _followed(run: runs_pb2.Run) -> Sequence[runs_pb2.Attempt]:
+    """Give the attempts that another one follows: all but one that still goes on, or was the end."""
+    last_counts = not run.HasField("end_time") and bool(run.attempts) and bool(run.attempts[-1].outcome)
+    return run.attempts if last_counts else run.attempts[:-1]
 
 
 def when(stamp: Timestamp) -> datetime:

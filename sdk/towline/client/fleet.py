@@ -1,6 +1,7 @@
 """Agents."""
 
 from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,15 @@ class Fleet:
         request = fleet_pb2.GetAgentRequest(name=shorthand.agent(name))
         return (await self._queue.call(self._stub.GetAgent, request)).agent
 
-    async def drain(self, name: str) -> fleet_pb2.Agent:
-        """Ask an agent to take no more runs and to leave when its last one has ended."""
+    async def drain(self, name: str, deadline: timedelta | None = None) -> fleet_pb2.Agent:
+        """Ask an agent to take no more runs and to leave when its last one has ended.
+
+        Args:
+            name: The agent.
+            deadline: How long its runs may take to end; those left then are preempted. None: as long as they
+                need.
+        """
         request = fleet_pb2.DrainAgentRequest(request_id=new_request_id(), name=shorthand.agent(name))
+        if deadline is not None:
+            request.deadline.FromTimedelta(deadline)
         return (await self._queue.call(self._stub.DrainAgent, request)).agent

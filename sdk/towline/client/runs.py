@@ -16,7 +16,7 @@ from towline.v1.runs_pb2_grpc import RunServiceStub
 if TYPE_CHECKING:  # exists for type checkers only
     from towline.v1.runs_pb2_grpc import RunServiceAsyncStub
 
-__all__ = ["ENDED_STATES", "Runs"]
+__all__ = ["ENDED_STATES", "Runs", "outputs_of"]
 
 # Inside the class `list` is a method.
 Names: TypeAlias = list[str]
@@ -102,30 +102,63 @@ class Runs:
         request = runs_pb2.CancelRunRequest(request_id=new_request_id(), name=shorthand.run(name))
         return (await self._queue.call(self._stub.CancelRun, request)).run
 
+    async def preempt(self, name: str) -> runs_pb2.Run:
+        """Have a run's current attempt stopped, so that it can save its work, and the run queued again.
+
+        Raises:
+            FailedPrecondition: No agent holds it; reason RUN_NOT_ACTIVE.
+        """
+        request = runs_pb2.PreemptRunRequest(request_id=new_request_id(), name=shorthand.run(name))
+        return (await self._queue.call(self._stub.PreemptRun, request)).run
+
     async def retry(self, name: str) -> runs_pb2.Run:
         """Queue a run that has ended once more, as a new run."""
         request = runs_pb2.RetryRunRequest(request_id=new_request_id(), name=shorthand.run(name))
         return (await self._queue.call(self._stub.RetryRun, request)).run
 
-    async def outputs(self, name: str, to: Path, *, replace: bool = True) -> artifacts_pb2.ArtifactVersion:
+    async def outputs(
+        self, name: str, to: Path, *, replace: bool = True, epoch: int = 0
+    ) -> artifacts_pb2.ArtifactVersion:
         """Write a run's outputs below the folder `to`; `replace` as in Artifacts.download.
+
+        Args:
+            name: The run.
+            to: The folder.
+            replace: See Artifacts.download.
+            epoch: The attempt whose outputs are wanted, which need not be the last; 0: the run's.
 
         Raises:
             FailedPrecondition: It has not ended; reason RUN_NOT_ENDED.
-            NotFound: It has no outputs; reason NO_OUTPUTS.
+            NotFound: It has no outputs (reason NO_OUTPUTS), or no such attempt (reason NO_ATTEMPT).
             TowlineError: See Artifacts.download.
         """
-        run = await self.get(name)
-        if run.outputs:
-            return await self._artifacts.download(run.outputs, to, replace=replace)
-        if run.state not in ENDED_STATES:
-            raise FailedPrecondition(
-                f"{run.name} has not ended; its outputs come then", reason="RUN_NOT_ENDED"
+        return await self._artifacts.download(outputs_of(await self.get(name), epoch), to, replace=replace)
+
+
+def outputs_of(run: runs_pb2.Run, epoch: int = 0) -> str:
+    """Give the artifact version with the outputs of a run, or of one attempt.
+
+    Raises:
+        TowlineError: There is none, see Runs.outputs.
+    """
+    if not epoch:
+        what, outputs, ended = run.name, run.outputs, run.state in ENDED_STATES
+    else:
+        attempt = next((attempt for attempt in run.attempts if attempt.epoch == epoch), None)
+        if attempt is None:
+            known = ", ".join(str(attempt.epoch) for attempt in run.attempts) or "none yet"
+            raise NotFound(
+                f"{run.name} has no attempt with epoch {epoch}; there are: {known}", reason="NO_ATTEMPT"
             )
-        raise NotFound(
-            f"{run.name} has no outputs; a program leaves them in the folder `towline.init().outputs`",
-            reason="NO_OUTPUTS",
-        )
+        what, outputs, ended = f"epoch {epoch} of {run.name}", attempt.outputs, bool(attempt.outcome)
+    if outputs:
+        return outputs
+    if not ended:
+        raise FailedPrecondition(f"{what} has not ended; its outputs come then", reason="RUN_NOT_ENDED")
+    raise NotFound(
+        f"{what} has no outputs; a program leaves them in the folder `towline.init().outputs`",
+        reason="NO_OUTPUTS",
+    )
 
 
 def _whole(submission: runs_pb2.RunSubmission) -> runs_pb2.RunSubmission:

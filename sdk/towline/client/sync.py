@@ -163,6 +163,7 @@ class _Runs(_Synced[Runs]):
     watch = _walk(Runs.watch)
     wait = _call(Runs.wait)
     cancel = _call(Runs.cancel)
+    preempt = _call(Runs.preempt)
     retry = _call(Runs.retry)
     outputs = _call(Runs.outputs)
 

@@ -1,21 +1,23 @@
-"""What a training script imports: `towline.init`. Standard library only.
+"""What a training script imports: `towline.init` and `towline.catch_stop`. Standard library only.
 
     run = towline.init(job="digits-train", config={"lr": 0.1, "epochs": 10})
-    train(run.config.lr)
+    stop = towline.catch_stop()
+    train(run.config.lr, until=lambda: stop.requested)
     (run.outputs / "metrics.json").write_text(...)
 
 On a person's machine this records the run, and Towline's job is made of it when the program ends. In a
 container that an agent started it gives the run's own parameters and outputs folder, and records nothing.
 
 Into containers go the files named by `SHIPPED`, below the folder `towline` stands in; with that folder on
-PYTHONPATH, `import towline` finds `init` and nothing else of Towline.
+PYTHONPATH, `import towline` finds these two and nothing else of Towline.
 """
 
 from typing import Final
 
 from towline.runtime.run import Run, init
+from towline.runtime.stopping import Stop, catch_stop
 
-__all__ = ["SHIPPED", "Run", "init"]
+__all__ = ["SHIPPED", "Run", "Stop", "catch_stop", "init"]
 
 SHIPPED: Final = (
     "towline/__init__.py",
@@ -26,5 +28,6 @@ SHIPPED: Final = (
     "towline/runtime/environment.py",
     "towline/runtime/recording.py",
     "towline/runtime/run.py",
+    "towline/runtime/stopping.py",
 )
-"""Files a container needs for `towline.init`, relative to the folder that `towline` stands in."""
+"""Files a container needs for these, relative to the folder that `towline` stands in."""

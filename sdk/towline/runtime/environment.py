@@ -1,9 +1,21 @@
-"""The environment variables that decide what `towline.init` does."""
+"""The environment variables that decide what `towline.init` and `towline.catch_stop` do."""
 
 import os
 from typing import Final
 
-__all__ = ["CONFIG", "OUTPUTS", "OUTPUTS_DIR", "RECORD", "RECORDING", "why_not_recorded"]
+__all__ = [
+    "ATTEMPT",
+    "CONFIG",
+    "EPOCH",
+    "OUTPUTS",
+    "OUTPUTS_DIR",
+    "RECORD",
+    "RECORDING",
+    "STOP_FILE",
+    "STOP_SIGNAL",
+    "number",
+    "why_not_recorded",
+]
 
 CONFIG: Final = "TOWLINE_CONFIG"
 """Path of the run's parameters; set by agents: the program runs in a container."""
@@ -15,8 +27,22 @@ RECORD: Final = "TOWLINE_RECORD"
 """0, off, false or no: `init` records nothing."""
 RECORDING: Final = "TOWLINE_RECORDING"
 """The process that records; set by `init`, so that no process below it records again."""
+ATTEMPT: Final = "TOWLINE_ATTEMPT"
+"""Number of the attempt, 1 for the first; set by agents."""
+EPOCH: Final = "TOWLINE_EPOCH"
+"""The attempt's fencing token; set by agents."""
+STOP_FILE: Final = "TOWLINE_STOP_FILE"
+"""Path of what an agent writes before it signals; set by agents."""
+STOP_SIGNAL: Final = "TOWLINE_STOP_SIGNAL"
+"""Name of the signal that asks the program to stop; set by agents."""
 
 _RANKS: Final = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+
+
+def number(variable: str, default: int) -> int:
+    """Read a number that agents set; `default` where none is."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else default
 
 
 def why_not_recorded(record: bool | None) -> str | None:

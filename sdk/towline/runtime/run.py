@@ -46,6 +46,19 @@ class Run:
         """Whether a job will be made of this run."""
         return self._recording is not None
 
+    @property
+    def attempt(self) -> int:
+        """Which execution of the run this is: 1 for the first, and outside of containers."""
+        return environment.number(environment.ATTEMPT, 1)
+
+    @property
+    def epoch(self) -> int:
+        """The attempt's fencing token: higher than that of each attempt before it; 0 outside of containers.
+
+        Whatever both could write to, such as a shared folder, should refuse the lower one.
+        """
+        return environment.number(environment.EPOCH, 0)
+
     def finish(self) -> None:
         """Make the job of what was recorded, and wait until it is there; a second call does nothing.
 

@@ -40,9 +40,13 @@ __all__ = ["connecting", "idempotent", "migrate", "remembered", "requests_table"
 _log = logging.getLogger(__name__)
 _Response = TypeVar("_Response", bound=Message)
 
-# SQLSTATE classes in which the server, not the statement, is the trouble: connection
-# exceptions, insufficient resources, operator intervention, and "cannot connect now".
-_OUTAGE: Final = ("08", "53", "57")
+# SQLSTATEs in which the server, not the statement, is the trouble: connection exceptions, a session ended
+# for idling, insufficient resources, operator intervention, and "cannot connect now".
+_OUTAGE: Final = ("08", "25P03", "53", "57")
+
+# No transaction waits for anything but the database, so one that idles belongs to a process that is frozen
+# or cut off, and must not hold its locks against the other replicas.
+_LONGEST_IDLE: Final = timedelta(seconds=10)
 
 
 def _engine(url: str, *, pool_size: int) -> AsyncEngine:
@@ -55,7 +59,14 @@ def _engine(url: str, *, pool_size: int) -> AsyncEngine:
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise InvalidArgument.field("DATABASE_URL", "only PostgreSQL is taken; write postgresql://…")
     parsed = parsed.set(drivername="postgresql+asyncpg")
-    return create_async_engine(parsed, pool_size=pool_size, max_overflow=0, pool_pre_ping=False)
+    idle = f"{_LONGEST_IDLE.total_seconds():g}s"
+    return create_async_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_pre_ping=False,
+        connect_args={"server_settings": {"idle_in_transaction_session_timeout": idle}},
+    )
 
 
 @asynccontextmanager

@@ -33,6 +33,10 @@ _OPTIONS: Final = (
     # Clients ping every 20 s, also when idle; grpc's default calls that "too many pings".
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # When a service comes back, thousands of agents open their streams at once; beyond the first limit
+    # grpc refuses some by chance, beyond the second all.
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 40_000),
 )
 
 

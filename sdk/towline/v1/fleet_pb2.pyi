@@ -8,6 +8,7 @@ Resource name: agents/{agent}   {agent}: [A-Za-z0-9_.-]{1,128}
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -88,6 +89,7 @@ class Agent(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
     LAST_SEEN_TIME_FIELD_NUMBER: _builtins.int
+    DRAIN_DEADLINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"agents/{agent}"."""
     state: Global___AgentState.ValueType
@@ -120,6 +122,10 @@ class Agent(_message.Message):
     def last_seen_time(self) -> _timestamp_pb2.Timestamp:
         """Last sign of life."""
 
+    @_builtins.property
+    def drain_deadline(self) -> _timestamp_pb2.Timestamp:
+        """While it drains: when the runs left are preempted; unset: never."""
+
     def __init__(
         self,
         *,
@@ -133,10 +139,11 @@ class Agent(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         runs: _abc.Iterable[_builtins.str] | None = ...,
         last_seen_time: _timestamp_pb2.Timestamp | None = ...,
+        drain_deadline: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "last_seen_time", b"last_seen_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "drain_deadline", b"drain_deadline", "last_seen_time", b"last_seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "queues", b"queues", "runs", b"runs", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "drain_deadline", b"drain_deadline", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "queues", b"queues", "runs", b"runs", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,19 +257,25 @@ class DrainAgentRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key, a UUID chosen by the client."""
     name: _builtins.str
     """"agents/{agent}"."""
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """How long its runs may take to end; those left then are preempted. Unset: as long as they need."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         name: _builtins.str = ...,
+        deadline: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

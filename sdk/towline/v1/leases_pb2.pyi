@@ -20,6 +20,10 @@ but the current one. Messages are batched; order within a stream is kept.
     │ Finish ──────────────────────────► │  compare-and-set on the epoch, then
     │◄──────────────────────── Confirm   │
 
+A renewal covers all leases of the session: each holds for its own Grant.ttl, counted from when the
+heartbeat that was acknowledged (or the Hello) was sent. So leases of queues with different
+`lost_after` share one session.
+
 Durations travel, never wall-clock times. A stale epoch is answered per message
 and never ends the stream.
 """
@@ -60,6 +64,8 @@ class _VerdictActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict
     """Stop and drop it: the queue does not know it."""
     VERDICT_ACTION_FINISH_CONFIRMED: _VerdictAction.ValueType  # 5
     """Drop it: its result is committed."""
+    VERDICT_ACTION_STOP_PREEMPTED: _VerdictAction.ValueType  # 6
+    """Stop it and send a Finish: it is to be queued again."""
 
 class VerdictAction(_VerdictAction, metaclass=_VerdictActionEnumTypeWrapper):
     """VerdictAction is what to do with a lease after a reconnect."""
@@ -76,6 +82,8 @@ VERDICT_ACTION_STOP_UNKNOWN: VerdictAction.ValueType  # 4
 """Stop and drop it: the queue does not know it."""
 VERDICT_ACTION_FINISH_CONFIRMED: VerdictAction.ValueType  # 5
 """Drop it: its result is committed."""
+VERDICT_ACTION_STOP_PREEMPTED: VerdictAction.ValueType  # 6
+"""Stop it and send a Finish: it is to be queued again."""
 Global___VerdictAction: _TypeAlias = VerdictAction  # noqa: Y015
 
 class _FinishVerdict:
@@ -105,6 +113,30 @@ FINISH_VERDICT_STALE_EPOCH: FinishVerdict.ValueType  # 2
 FINISH_VERDICT_DUPLICATE: FinishVerdict.ValueType  # 3
 """Was committed before."""
 Global___FinishVerdict: _TypeAlias = FinishVerdict  # noqa: Y015
+
+class _StopReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STOP_REASON_UNSPECIFIED: _StopReason.ValueType  # 0
+    """CANCELLED."""
+    STOP_REASON_CANCELLED: _StopReason.ValueType  # 1
+    """Somebody asked; the run ends. The result is CANCELLED."""
+    STOP_REASON_PREEMPTED: _StopReason.ValueType  # 2
+    """The run is to be queued again. The result is FAILED with PREEMPTED, whatever the exit code."""
+
+class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
+    """StopReason is why the queue service has an attempt stopped."""
+
+STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
+"""CANCELLED."""
+STOP_REASON_CANCELLED: StopReason.ValueType  # 1
+"""Somebody asked; the run ends. The result is CANCELLED."""
+STOP_REASON_PREEMPTED: StopReason.ValueType  # 2
+"""The run is to be queued again. The result is FAILED with PREEMPTED, whatever the exit code."""
+Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
 
 @_typing.final
 class StreamLeasesRequest(_message.Message):
@@ -267,6 +299,7 @@ class Hello(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
+    HELLO_SEQ_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """"agents/{agent}", {agent}: [A-Za-z0-9_.-]{1,128}; stable over restarts."""
     instance_id: _builtins.str
@@ -279,6 +312,11 @@ class Hello(_message.Message):
     """Version of the agent's software."""
     hostname: _builtins.str
     """Host name, for people."""
+    hello_seq: _builtins.int
+    """Rises with each Hello of an instance, over restarts of its process too. A Hello that comes after a
+    later one of the instance (it was delayed on the way) is refused with ABORTED/HELLO_OUT_OF_DATE: its
+    inventory is out of date. 0: not told, never refused.
+    """
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"queues/{queue}" it serves, in order of preference; at most 64."""
@@ -313,10 +351,11 @@ class Hello(_message.Message):
         inventory: _abc.Iterable[Global___InventoryEntry] | None = ...,
         version: _builtins.str = ...,
         hostname: _builtins.str = ...,
+        hello_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "boot_id", b"boot_id", "capacity", b"capacity", "gpus", b"gpus", "hostname", b"hostname", "instance_id", b"instance_id", "inventory", b"inventory", "labels", b"labels", "queues", b"queues", "session_id", b"session_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "boot_id", b"boot_id", "capacity", b"capacity", "gpus", b"gpus", "hello_seq", b"hello_seq", "hostname", b"hostname", "instance_id", b"instance_id", "inventory", b"inventory", "labels", b"labels", "queues", b"queues", "session_id", b"session_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -687,7 +726,6 @@ class Welcome(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     SESSION_EPOCH_FIELD_NUMBER: _builtins.int
-    TTL_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
     MISSING_QUEUES_FIELD_NUMBER: _builtins.int
@@ -695,10 +733,6 @@ class Welcome(_message.Message):
     """Id of the session."""
     session_epoch: _builtins.int
     """Rises with each session of an agent."""
-    @_builtins.property
-    def ttl(self) -> _duration_pb2.Duration:
-        """How long a renewal holds."""
-
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often to send a heartbeat."""
@@ -716,14 +750,13 @@ class Welcome(_message.Message):
         *,
         session_id: _builtins.str = ...,
         session_epoch: _builtins.int = ...,
-        ttl: _duration_pb2.Duration | None = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         verdicts: _abc.Iterable[Global___Verdict] | None = ...,
         missing_queues: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "missing_queues", b"missing_queues", "session_epoch", b"session_epoch", "session_id", b"session_id", "ttl", b"ttl", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "missing_queues", b"missing_queues", "session_epoch", b"session_epoch", "session_id", b"session_id", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -782,7 +815,9 @@ class Grant(_message.Message):
     """Rises with each grant of the session."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long it holds without a renewal."""
+        """How long it holds without a renewal: the `lost_after` that its queue has now. The agent stops the
+        container after three quarters of it, and has killed it after seven eighths.
+        """
 
     @_builtins.property
     def spec(self) -> _runs_pb2.LaunchSpec:
@@ -818,14 +853,9 @@ class Renewed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACK_SEQ_FIELD_NUMBER: _builtins.int
-    TTL_FIELD_NUMBER: _builtins.int
     LOST_LEASE_IDS_FIELD_NUMBER: _builtins.int
     ack_seq: _builtins.int
     """The heartbeat."""
-    @_builtins.property
-    def ttl(self) -> _duration_pb2.Duration:
-        """How long the leases hold, counted from when that heartbeat was sent."""
-
     @_builtins.property
     def lost_lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Leases that are no longer the agent's: stop and drop them."""
@@ -834,12 +864,11 @@ class Renewed(_message.Message):
         self,
         *,
         ack_seq: _builtins.int = ...,
-        ttl: _duration_pb2.Duration | None = ...,
         lost_lease_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_seq", b"ack_seq", "lost_lease_ids", b"lost_lease_ids", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_seq", b"ack_seq", "lost_lease_ids", b"lost_lease_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -873,20 +902,23 @@ Global___Confirm: _TypeAlias = Confirm  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
-    """Cancel asks for a run to be stopped: SIGTERM, grace, SIGKILL, Finish. Repeated until it has ended."""
+    """Cancel asks for an attempt to be stopped: stop signal, grace, SIGKILL, Finish. Repeated until it has ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASE_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     GRACE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Lease id."""
     epoch: _builtins.int
     """Its epoch."""
+    reason: Global___StopReason.ValueType
+    """Why; UNSPECIFIED: CANCELLED. CANCELLED replaces PREEMPTED."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
-        """Time between SIGTERM and SIGKILL."""
+        """Time between the stop signal and SIGKILL."""
 
     def __init__(
         self,
@@ -894,10 +926,11 @@ class Cancel(_message.Message):
         lease_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
         grace: _duration_pb2.Duration | None = ...,
+        reason: Global___StopReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grace", b"grace", "lease_id", b"lease_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "grace", b"grace", "lease_id", b"lease_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

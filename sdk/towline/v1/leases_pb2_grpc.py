@@ -31,6 +31,7 @@ class LeaseServiceStub:
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
+    ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 
@@ -58,6 +59,7 @@ class LeaseServiceServicer:
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
+    ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 
@@ -102,6 +104,7 @@ class LeaseService:
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
+    ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 

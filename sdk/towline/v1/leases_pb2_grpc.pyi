@@ -20,6 +20,10 @@ but the current one. Messages are batched; order within a stream is kept.
     │ Finish ──────────────────────────► │  compare-and-set on the epoch, then
     │◄──────────────────────── Confirm   │
 
+A renewal covers all leases of the session: each holds for its own Grant.ttl, counted from when the
+heartbeat that was acknowledged (or the Hello) was sent. So leases of queues with different
+`lost_after` share one session.
+
 Durations travel, never wall-clock times. A stale epoch is answered per message
 and never ends the stream.
 """
@@ -53,6 +57,7 @@ class LeaseServiceStub:
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
+    ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 
@@ -72,6 +77,7 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
+    ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 
@@ -87,6 +93,7 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     Stream errors: INVALID_ARGUMENT/INVALID_FIELD (first message is not Hello, bad ids),
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
+    ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 

@@ -16,6 +16,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from towline.v1 import docker_pb2 as _docker_pb2
+from towline.v1 import runs_pb2 as _runs_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -85,6 +86,8 @@ class QueueSpec(_message.Message):
     DOCKER_FIELD_NUMBER: _builtins.int
     VARIABLES_FIELD_NUMBER: _builtins.int
     LEASE_POLICY_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What it is for; at most 1024 characters."""
     @_builtins.property
@@ -99,6 +102,14 @@ class QueueSpec(_message.Message):
     def lease_policy(self) -> Global___LeasePolicy:
         """How leases of this queue behave; unset fields take the defaults given there."""
 
+    @_builtins.property
+    def limits(self) -> _runs_pb2.TimeLimits:
+        """Limits of runs whose submission sets none, and the longest that one may set."""
+
+    @_builtins.property
+    def retry_policy(self) -> _runs_pb2.RetryPolicy:
+        """Retries of runs whose submission sets none."""
+
     def __init__(
         self,
         *,
@@ -106,10 +117,12 @@ class QueueSpec(_message.Message):
         docker: _docker_pb2.DockerTemplate | None = ...,
         variables: _abc.Iterable[Global___TemplateVariable] | None = ...,
         lease_policy: Global___LeasePolicy | None = ...,
+        limits: _runs_pb2.TimeLimits | None = ...,
+        retry_policy: _runs_pb2.RetryPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "lease_policy", b"lease_policy", "resource", b"resource"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "lease_policy", b"lease_policy", "limits", b"limits", "resource", b"resource", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "docker", b"docker", "lease_policy", b"lease_policy", "resource", b"resource", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "docker", b"docker", "lease_policy", b"lease_policy", "limits", b"limits", "resource", b"resource", "retry_policy", b"retry_policy", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["docker"]  # noqa: Y015
     _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
@@ -161,6 +174,9 @@ class LeasePolicy(_message.Message):
     DISCONNECTED_AFTER_FIELD_NUMBER: _builtins.int
     LOST_AFTER_FIELD_NUMBER: _builtins.int
     STOP_GRACE_FIELD_NUMBER: _builtins.int
+    STOP_SIGNAL_FIELD_NUMBER: _builtins.int
+    stop_signal: _builtins.str
+    """Signal that asks a program to stop, one of SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 [SIGTERM]."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often agents say they are there [5 s]."""
@@ -171,11 +187,13 @@ class LeasePolicy(_message.Message):
 
     @_builtins.property
     def lost_after(self) -> _duration_pb2.Duration:
-        """Silence after which a run is given to another agent [120 s]; may be hours."""
+        """Silence after which a run is given to another agent [120 s]; may be hours. At least twice the
+        heartbeat_interval, for an agent stops what it could not renew for three quarters of it.
+        """
 
     @_builtins.property
     def stop_grace(self) -> _duration_pb2.Duration:
-        """Time between SIGTERM and SIGKILL when a run is stopped [15 s]."""
+        """Time between the stop signal and SIGKILL when a run is stopped [15 s]."""
 
     def __init__(
         self,
@@ -184,10 +202,11 @@ class LeasePolicy(_message.Message):
         disconnected_after: _duration_pb2.Duration | None = ...,
         lost_after: _duration_pb2.Duration | None = ...,
         stop_grace: _duration_pb2.Duration | None = ...,
+        stop_signal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disconnected_after", b"disconnected_after", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disconnected_after", b"disconnected_after", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disconnected_after", b"disconnected_after", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

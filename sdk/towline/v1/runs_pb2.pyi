@@ -299,6 +299,10 @@ class Run(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    PREEMPT_REQUESTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"runs/{run}"."""
     display_name: _builtins.str
@@ -327,6 +331,8 @@ class Run(_message.Message):
     """Runs ahead of it in its queue, counted up to 10000, if it is QUEUED; -1 otherwise."""
     retry_of: _builtins.str
     """The run that this one repeats, "runs/{run}"; empty: none."""
+    preempt_requested: _builtins.bool
+    """Whether its current attempt is being stopped to be queued again."""
     @_builtins.property
     def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Template variables as given: name → JSON text."""
@@ -351,6 +357,18 @@ class Run(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels given at submission, at most 64."""
 
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """While it is SCHEDULED: when it will wait for an agent."""
+
+    @_builtins.property
+    def limits(self) -> Global___TimeLimits:
+        """Its time limits, the queue's filled in."""
+
+    @_builtins.property
+    def retry_policy(self) -> Global___RetryPolicy:
+        """How often it is tried again, the queue's and the defaults filled in: one budget for each cause."""
+
     def __init__(
         self,
         *,
@@ -374,10 +392,14 @@ class Run(_message.Message):
         queue_position: _builtins.int = ...,
         retry_of: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: Global___TimeLimits | None = ...,
+        retry_policy: Global___RetryPolicy | None = ...,
+        preempt_requested: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "failure", b"failure", "limits", b"limits", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "author", b"author", "cancel_requested", b"cancel_requested", "config_json", b"config_json", "create_time", b"create_time", "display_name", b"display_name", "end_time", b"end_time", "failure", b"failure", "job_version", b"job_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "queue", b"queue", "queue_position", b"queue_position", "retry_of", b"retry_of", "state", b"state", "state_detail", b"state_detail", "unreachable", b"unreachable", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "author", b"author", "cancel_requested", b"cancel_requested", "config_json", b"config_json", "create_time", b"create_time", "display_name", b"display_name", "due_time", b"due_time", "end_time", b"end_time", "failure", b"failure", "job_version", b"job_version", "labels", b"labels", "limits", b"limits", "name", b"name", "outputs", b"outputs", "preempt_requested", b"preempt_requested", "priority", b"priority", "queue", b"queue", "queue_position", b"queue_position", "retry_of", b"retry_of", "retry_policy", b"retry_policy", "state", b"state", "state_detail", b"state_detail", "unreachable", b"unreachable", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -398,6 +420,7 @@ class Attempt(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """The lease's epoch; rises with each attempt of a run, with gaps."""
     agent: _builtins.str
@@ -410,6 +433,8 @@ class Attempt(_message.Message):
     """Exit code of the container, if it ended by itself or by a signal (128 + signal)."""
     outcome: Global___AttemptOutcome.ValueType
     """How it ended; UNSPECIFIED while it goes on."""
+    outputs: _builtins.str
+    """"artifacts/{artifact}/versions/{version}" of what this attempt left; empty: nothing."""
     @_builtins.property
     def times(self) -> Global___AttemptTimes:
         """Moments of it; those not reached are unset."""
@@ -434,10 +459,11 @@ class Attempt(_message.Message):
         exit_code: _builtins.int | None = ...,
         failure: Global___Failure | None = ...,
         outcome: Global___AttemptOutcome.ValueType = ...,
+        outputs: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "failure", b"failure", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "agent", b"agent", "epoch", b"epoch", "exit_code", b"exit_code", "failure", b"failure", "gpu_ids", b"gpu_ids", "image_id", b"image_id", "image_outcome", b"image_outcome", "outcome", b"outcome", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "agent", b"agent", "epoch", b"epoch", "exit_code", b"exit_code", "failure", b"failure", "gpu_ids", b"gpu_ids", "image_id", b"image_id", "image_outcome", b"image_outcome", "outcome", b"outcome", "outputs", b"outputs", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -524,6 +550,104 @@ class Failure(_message.Message):
 Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
+class TimeLimits(_message.Message):
+    """TimeLimits bound how long a run takes. An unset one is no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_WAIT_FIELD_NUMBER: _builtins.int
+    MAX_RUNTIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def max_wait(self) -> _duration_pb2.Duration:
+        """Longest wait for an agent, counted from when the run was QUEUED; then it FAILED with TIMEOUT."""
+
+    @_builtins.property
+    def max_runtime(self) -> _duration_pb2.Duration:
+        """Longest life of one attempt's container; then it is stopped with grace and FAILED with TIMEOUT."""
+
+    def __init__(
+        self,
+        *,
+        max_wait: _duration_pb2.Duration | None = ...,
+        max_runtime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_runtime", b"max_runtime", "max_wait", b"max_wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_runtime", b"max_runtime", "max_wait", b"max_wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeLimits: _TypeAlias = TimeLimits  # noqa: Y015
+
+@_typing.final
+class RetryPolicy(_message.Message):
+    """RetryPolicy says how often a run is tried again by itself, cause by cause. A run that is
+    CANCELLED is never tried again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    FIRST_BACKOFF_FIELD_NUMBER: _builtins.int
+    LONGEST_BACKOFF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetryBudget]:
+        """At most one for each cause. A cause that is not named has its default: IMAGE_PULL and GPU_FAULT
+        3, CONTROL_PLANE 5, NODE_LOST 10, PREEMPTED 1000, all others 0.
+        """
+
+    @_builtins.property
+    def first_backoff(self) -> _duration_pb2.Duration:
+        """Wait before the first retry for a cause [10 s]; it doubles with each further one, and a random
+        part of up to a quarter is taken off. NODE_LOST and PREEMPTED do not wait: the run keeps its place.
+        """
+
+    @_builtins.property
+    def longest_backoff(self) -> _duration_pb2.Duration:
+        """Longest such wait [10 min]."""
+
+    def __init__(
+        self,
+        *,
+        budgets: _abc.Iterable[Global___RetryBudget] | None = ...,
+        first_backoff: _duration_pb2.Duration | None = ...,
+        longest_backoff: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_backoff", b"first_backoff", "longest_backoff", b"longest_backoff"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "first_backoff", b"first_backoff", "longest_backoff", b"longest_backoff"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
+
+@_typing.final
+class RetryBudget(_message.Message):
+    """RetryBudget is how often a run is tried again for one cause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    MAX_RETRIES_FIELD_NUMBER: _builtins.int
+    cause: Global___FailureCause.ValueType
+    """The cause; not CANCELLED."""
+    max_retries: _builtins.int
+    """Retries, 0 to 1000."""
+    def __init__(
+        self,
+        *,
+        cause: Global___FailureCause.ValueType = ...,
+        max_retries: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "max_retries", b"max_retries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryBudget: _TypeAlias = RetryBudget  # noqa: Y015
+
+@_typing.final
 class RunSubmission(_message.Message):
     """RunSubmission is what a person submits."""
 
@@ -578,6 +702,8 @@ class RunSubmission(_message.Message):
     AUTHOR_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """"jobs/{job}/versions/{version or alias}"; "jobs/{job}" means its latest."""
     queue: _builtins.str
@@ -604,6 +730,14 @@ class RunSubmission(_message.Message):
     def not_before(self) -> _timestamp_pb2.Timestamp:
         """Not before this moment; unset: at once."""
 
+    @_builtins.property
+    def limits(self) -> Global___TimeLimits:
+        """Time limits; those that are not set are the queue's, and none may be longer than the queue's."""
+
+    @_builtins.property
+    def retry_policy(self) -> Global___RetryPolicy:
+        """Retries; what is not set is the queue's."""
+
     def __init__(
         self,
         *,
@@ -616,10 +750,12 @@ class RunSubmission(_message.Message):
         author: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         not_before: _timestamp_pb2.Timestamp | None = ...,
+        limits: Global___TimeLimits | None = ...,
+        retry_policy: Global___RetryPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["not_before", b"not_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "not_before", b"not_before", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "job", b"job", "labels", b"labels", "not_before", b"not_before", "priority", b"priority", "queue", b"queue", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "job", b"job", "labels", b"labels", "limits", b"limits", "not_before", b"not_before", "priority", b"priority", "queue", b"queue", "retry_policy", b"retry_policy", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,6 +776,9 @@ class LaunchSpec(_message.Message):
     DOCKER_FIELD_NUMBER: _builtins.int
     STOP_GRACE_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    STOP_SIGNAL_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """"runs/{run}"."""
     display_name: _builtins.str
@@ -652,6 +791,8 @@ class LaunchSpec(_message.Message):
     """The whole parameters: the text of a JSON object."""
     author: _builtins.str
     """The run's author."""
+    stop_signal: _builtins.str
+    """Signal that asks the program to stop, such as "SIGTERM"."""
     @_builtins.property
     def job(self) -> _jobs_pb2.JobSpec:
         """The version's content."""
@@ -663,6 +804,14 @@ class LaunchSpec(_message.Message):
     @_builtins.property
     def stop_grace(self) -> _duration_pb2.Duration:
         """Time between SIGTERM and SIGKILL."""
+
+    @_builtins.property
+    def limits(self) -> Global___TimeLimits:
+        """Time limits, the queue's filled in; the agent enforces `max_runtime`."""
+
+    @_builtins.property
+    def retry_policy(self) -> Global___RetryPolicy:
+        """Retries, the queue's and the defaults filled in; the queue service carries them out."""
 
     def __init__(
         self,
@@ -676,10 +825,13 @@ class LaunchSpec(_message.Message):
         docker: _docker_pb2.DockerOptions | None = ...,
         stop_grace: _duration_pb2.Duration | None = ...,
         author: _builtins.str = ...,
+        limits: Global___TimeLimits | None = ...,
+        retry_policy: Global___RetryPolicy | None = ...,
+        stop_signal: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "job", b"job", "resource", b"resource", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "job", b"job", "limits", b"limits", "resource", b"resource", "retry_policy", b"retry_policy", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "docker", b"docker", "job", b"job", "job_version", b"job_version", "queue", b"queue", "resource", b"resource", "run", b"run", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "docker", b"docker", "job", b"job", "job_version", b"job_version", "limits", b"limits", "queue", b"queue", "resource", b"resource", "retry_policy", b"retry_policy", "run", b"run", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["docker"]  # noqa: Y015
     _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
@@ -1056,6 +1208,56 @@ class CancelRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRunResponse: _TypeAlias = CancelRunResponse  # noqa: Y015
+
+@_typing.final
+class PreemptRunRequest(_message.Message):
+    """PreemptRunRequest names one run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key, see SubmitRunRequest."""
+    name: _builtins.str
+    """"runs/{run}"; an agent must hold it."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreemptRunRequest: _TypeAlias = PreemptRunRequest  # noqa: Y015
+
+@_typing.final
+class PreemptRunResponse(_message.Message):
+    """PreemptRunResponse is the run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run as it is now."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreemptRunResponse: _TypeAlias = PreemptRunResponse  # noqa: Y015
 
 @_typing.final
 class RetryRunRequest(_message.Message):

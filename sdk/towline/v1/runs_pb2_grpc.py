@@ -32,7 +32,7 @@ class RunServiceStub:
     NOT_FOUND/JOB_VERSION_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
     INVALID_ARGUMENT/INVALID_CONFIG (metadata: one entry per violation, path → message),
     INVALID_ARGUMENT/INVALID_VARIABLE (likewise), INVALID_ARGUMENT/REQUEST_ID_REUSED,
-    FAILED_PRECONDITION/RUN_NOT_ENDED, UNAVAILABLE/REGISTRY_UNAVAILABLE,
+    FAILED_PRECONDITION/RUN_NOT_ENDED, FAILED_PRECONDITION/RUN_NOT_ACTIVE, UNAVAILABLE/REGISTRY_UNAVAILABLE,
     RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -72,6 +72,11 @@ class RunServiceStub:
                 request_serializer=towline_dot_v1_dot_runs__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=towline_dot_v1_dot_runs__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.PreemptRun = channel.unary_unary(
+                '/towline.v1.RunService/PreemptRun',
+                request_serializer=towline_dot_v1_dot_runs__pb2.PreemptRunRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_runs__pb2.PreemptRunResponse.FromString,
+                _registered_method=True)
         self.RetryRun = channel.unary_unary(
                 '/towline.v1.RunService/RetryRun',
                 request_serializer=towline_dot_v1_dot_runs__pb2.RetryRunRequest.SerializeToString,
@@ -86,7 +91,7 @@ class RunServiceServicer:
     NOT_FOUND/JOB_VERSION_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
     INVALID_ARGUMENT/INVALID_CONFIG (metadata: one entry per violation, path → message),
     INVALID_ARGUMENT/INVALID_VARIABLE (likewise), INVALID_ARGUMENT/REQUEST_ID_REUSED,
-    FAILED_PRECONDITION/RUN_NOT_ENDED, UNAVAILABLE/REGISTRY_UNAVAILABLE,
+    FAILED_PRECONDITION/RUN_NOT_ENDED, FAILED_PRECONDITION/RUN_NOT_ACTIVE, UNAVAILABLE/REGISTRY_UNAVAILABLE,
     RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -134,6 +139,14 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreemptRun(self, request, context):
+        """PreemptRun stops a run's current attempt so that it can save its work, and queues the run again.
+        Its retry budgets are not touched. A run that no agent holds is FAILED_PRECONDITION/RUN_NOT_ACTIVE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RetryRun(self, request, context):
         """RetryRun queues a run that has ended once more, as a new run with the same content.
         """
@@ -174,6 +187,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     request_deserializer=towline_dot_v1_dot_runs__pb2.CancelRunRequest.FromString,
                     response_serializer=towline_dot_v1_dot_runs__pb2.CancelRunResponse.SerializeToString,
             ),
+            'PreemptRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreemptRun,
+                    request_deserializer=towline_dot_v1_dot_runs__pb2.PreemptRunRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_runs__pb2.PreemptRunResponse.SerializeToString,
+            ),
             'RetryRun': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryRun,
                     request_deserializer=towline_dot_v1_dot_runs__pb2.RetryRunRequest.FromString,
@@ -194,7 +212,7 @@ class RunService:
     NOT_FOUND/JOB_VERSION_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
     INVALID_ARGUMENT/INVALID_CONFIG (metadata: one entry per violation, path → message),
     INVALID_ARGUMENT/INVALID_VARIABLE (likewise), INVALID_ARGUMENT/REQUEST_ID_REUSED,
-    FAILED_PRECONDITION/RUN_NOT_ENDED, UNAVAILABLE/REGISTRY_UNAVAILABLE,
+    FAILED_PRECONDITION/RUN_NOT_ENDED, FAILED_PRECONDITION/RUN_NOT_ACTIVE, UNAVAILABLE/REGISTRY_UNAVAILABLE,
     RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -350,6 +368,33 @@ class RunService:
             '/towline.v1.RunService/CancelRun',
             towline_dot_v1_dot_runs__pb2.CancelRunRequest.SerializeToString,
             towline_dot_v1_dot_runs__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreemptRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.RunService/PreemptRun',
+            towline_dot_v1_dot_runs__pb2.PreemptRunRequest.SerializeToString,
+            towline_dot_v1_dot_runs__pb2.PreemptRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,7 +39,7 @@ class RunServiceStub:
     NOT_FOUND/JOB_VERSION_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
     INVALID_ARGUMENT/INVALID_CONFIG (metadata: one entry per violation, path → message),
     INVALID_ARGUMENT/INVALID_VARIABLE (likewise), INVALID_ARGUMENT/REQUEST_ID_REUSED,
-    FAILED_PRECONDITION/RUN_NOT_ENDED, UNAVAILABLE/REGISTRY_UNAVAILABLE,
+    FAILED_PRECONDITION/RUN_NOT_ENDED, FAILED_PRECONDITION/RUN_NOT_ACTIVE, UNAVAILABLE/REGISTRY_UNAVAILABLE,
     RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -63,6 +63,10 @@ class RunServiceStub:
     """CancelRun asks for a run to be stopped. A waiting run is CANCELLED at once; one in an agent's
     hands when its container has ended. A run that has ended is returned as it is.
     """
+    PreemptRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.PreemptRunRequest, _runs_pb2.PreemptRunResponse]
+    """PreemptRun stops a run's current attempt so that it can save its work, and queues the run again.
+    Its retry budgets are not touched. A run that no agent holds is FAILED_PRECONDITION/RUN_NOT_ACTIVE.
+    """
     RetryRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.RetryRunRequest, _runs_pb2.RetryRunResponse]
     """RetryRun queues a run that has ended once more, as a new run with the same content."""
 
@@ -74,7 +78,7 @@ class RunServiceAsyncStub(RunServiceStub):
     NOT_FOUND/JOB_VERSION_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
     INVALID_ARGUMENT/INVALID_CONFIG (metadata: one entry per violation, path → message),
     INVALID_ARGUMENT/INVALID_VARIABLE (likewise), INVALID_ARGUMENT/REQUEST_ID_REUSED,
-    FAILED_PRECONDITION/RUN_NOT_ENDED, UNAVAILABLE/REGISTRY_UNAVAILABLE,
+    FAILED_PRECONDITION/RUN_NOT_ENDED, FAILED_PRECONDITION/RUN_NOT_ACTIVE, UNAVAILABLE/REGISTRY_UNAVAILABLE,
     RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -95,6 +99,10 @@ class RunServiceAsyncStub(RunServiceStub):
     """CancelRun asks for a run to be stopped. A waiting run is CANCELLED at once; one in an agent's
     hands when its container has ended. A run that has ended is returned as it is.
     """
+    PreemptRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.PreemptRunRequest, _runs_pb2.PreemptRunResponse]  # type: ignore[assignment]
+    """PreemptRun stops a run's current attempt so that it can save its work, and queues the run again.
+    Its retry budgets are not touched. A run that no agent holds is FAILED_PRECONDITION/RUN_NOT_ACTIVE.
+    """
     RetryRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.RetryRunRequest, _runs_pb2.RetryRunResponse]  # type: ignore[assignment]
     """RetryRun queues a run that has ended once more, as a new run with the same content."""
 
@@ -105,7 +113,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     NOT_FOUND/JOB_VERSION_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
     INVALID_ARGUMENT/INVALID_CONFIG (metadata: one entry per violation, path → message),
     INVALID_ARGUMENT/INVALID_VARIABLE (likewise), INVALID_ARGUMENT/REQUEST_ID_REUSED,
-    FAILED_PRECONDITION/RUN_NOT_ENDED, UNAVAILABLE/REGISTRY_UNAVAILABLE,
+    FAILED_PRECONDITION/RUN_NOT_ENDED, FAILED_PRECONDITION/RUN_NOT_ACTIVE, UNAVAILABLE/REGISTRY_UNAVAILABLE,
     RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -159,6 +167,16 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_runs_pb2.CancelRunResponse, _abc.Awaitable[_runs_pb2.CancelRunResponse]]:
         """CancelRun asks for a run to be stopped. A waiting run is CANCELLED at once; one in an agent's
         hands when its container has ended. A run that has ended is returned as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def PreemptRun(
+        self,
+        request: _runs_pb2.PreemptRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.PreemptRunResponse, _abc.Awaitable[_runs_pb2.PreemptRunResponse]]:
+        """PreemptRun stops a run's current attempt so that it can save its work, and queues the run again.
+        Its retry budgets are not touched. A run that no agent holds is FAILED_PRECONDITION/RUN_NOT_ACTIVE.
         """
 
     @_abc_1.abstractmethod

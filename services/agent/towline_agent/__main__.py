@@ -5,10 +5,9 @@ import logging
 import platform
 import socket
 import sys
-from collections.abc import Callable
+import uuid
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from pathlib import Path
 
 import grpc
 
@@ -17,15 +16,17 @@ from towline.service import process
 from towline.service.server import serving, stop_requested
 from towline.v1 import agent_pb2, agent_pb2_grpc, leases_pb2
 from towline_agent import gpus
-from towline_agent.attempts import Signal
 from towline_agent.builder import BuildSettings, DockerImages
 from towline_agent.core.capacity import Capacity
 from towline_agent.core.containers import Owner
+from towline_agent.core.leases import LeaseBook
 from towline_agent.core.recipe import Indexes
+from towline_agent.deadlines import Deadlines, boot_id
 from towline_agent.engine import docker
 from towline_agent.engine.health import EngineHealth
 from towline_agent.journal import Identity, Journal, locked
 from towline_agent.keeping import OutputKeeper
+from towline_agent.keeping_deadlines import DeadlineKeeper
 from towline_agent.local_service import AgentServicer
 from towline_agent.logs import LogPipe
 from towline_agent.node import Node, Parts
@@ -35,9 +36,11 @@ from towline_agent.session import Sessions
 from towline_agent.settings import AgentSettings
 from towline_agent.sources import Sources
 from towline_agent.sweep import sweep
+from towline_agent.watchdog.starting import keep_running
 
 _log = logging.getLogger("towline_agent")
-_LEAVE_S = 3.0
+_LEAVE_S = 5.0
+_SEQS_PER_START = 2**32
 
 
 class _Leave(Exception):
@@ -83,10 +86,10 @@ class _Agent:
         self._settings = settings
         self._root = root
         self._engine = engine
-        journal = Journal(settings.data_dir)
+        boot = boot_id()
+        journal = Journal(settings.data_dir, boot)
         self._identity = journal.start()
         self._owner = Owner(settings.agent_name, self._identity.instance_id)
-        self._changed = Signal()
         self._health = EngineHealth(engine, self._engine_changed)
         registry = Registry(to_registry, f"the registry at {settings.registry_address}")
         queue = f"the queue service at {settings.queue_address}"
@@ -100,25 +103,31 @@ class _Agent:
         tools = Tools(engine, self._health, self._images, self._logs, keeper)
         found = gpus.find(settings.gpus)
         capacity = Capacity(settings.slots or max(1, len(found)), found)
-        runner = Runner(tools, self._owner)
-        self._node = Node(
-            Parts(capacity, journal, runner, self._health, self._changed), root, self._identity.starts
-        )
-        self._sessions = Sessions(
-            self._node, to_queue, queue, _introduction(settings, self._identity, capacity)
-        )
+        book = LeaseBook(capacity, self._identity.starts * _SEQS_PER_START, lambda: str(uuid.uuid4()))
+        self._deadlines = DeadlineKeeper(Deadlines(settings.data_dir, boot), book)
+        runner = Runner(tools, journal, self._owner)
+        self._node = Node(book, Parts(journal, self._deadlines, runner, self._health), root)
+        introduction = _introduction(settings, self._identity, capacity, boot)
+        self._sessions = Sessions(self._node, to_queue, queue, introduction)
 
     def _engine_changed(self) -> None:
-        self._node.capacity_changed()
+        self._node.engine_changed()
 
     async def work(self, stop: asyncio.Event) -> None:
         """Work until told to stop; every task belongs to the root group."""
         name = self._settings.agent_name
         _log.info("%s serves %s", name, ", ".join(self._settings.queue_names))
         async with serving(self._settings, self._register):
-            for part in (self._health.run(), self._logs.run(), self._node.watch_expiry(), self._sweep()):
-                self._root.create_task(part)
             self._node.restore()
+            for part in (
+                self._health.run(),
+                self._logs.run(),
+                self._node.run(),
+                self._deadlines.run(),
+                keep_running(self._settings.data_dir, self._engine.url),
+                self._sweep(),
+            ):
+                self._root.create_task(part)
             session = self._root.create_task(self._sessions.run())
             waits = [
                 self._root.create_task(stop.wait()),
@@ -127,14 +136,15 @@ class _Agent:
             await asyncio.wait([*waits, session], return_when=asyncio.FIRST_COMPLETED)
             if session.done():
                 session.result()
-            held = len(list(self._node.attempts))
+            held = len(self._node.book.leases)
             _log.info("leaving%s", f"; {held} runs go on and are taken up at the next start" if held else "")
             self._sessions.leave()
-            await asyncio.wait([session], timeout=_LEAVE_S)
+            settled = self._root.create_task(self._deadlines.settled())
+            await asyncio.wait([session, settled], timeout=_LEAVE_S)
 
     async def _sweep(self) -> None:
         await self._sessions.welcomed.wait()
-        await sweep(self._engine, self._health, self._images, self._owner, lambda: self._node.attempts)
+        await sweep(self._engine, self._health, self._images, self._owner, lambda: self._node.book.leases)
 
     def _register(self, server: grpc.aio.Server) -> list[str]:
         servicer = AgentServicer(self._settings.agent_name, self._node, self._sessions, self._health)
@@ -155,25 +165,19 @@ def _build_settings(settings: AgentSettings, identity: Identity) -> BuildSetting
 
 
 def _introduction(
-    settings: AgentSettings, identity: Identity, capacity: Capacity
-) -> Callable[[], leases_pb2.Hello]:
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    labels = {"os": platform.system(), "arch": platform.machine()} | settings.labels
-
-    def introduce() -> leases_pb2.Hello:
-        return leases_pb2.Hello(
-            agent=settings.agent_name,
-            instance_id=identity.instance_id,
-            boot_id=boot_id,
-            queues=settings.queue_names,
-            capacity=leases_pb2.Capacity(slots=capacity.slots),
-            gpus=capacity.gpus,
-            labels=labels,
-            version=version("towline"),
-            hostname=socket.gethostname(),
-        )
-
-    return introduce
+    settings: AgentSettings, identity: Identity, capacity: Capacity, boot: str
+) -> leases_pb2.Hello:
+    return leases_pb2.Hello(
+        agent=settings.agent_name,
+        instance_id=identity.instance_id,
+        boot_id=boot,
+        queues=settings.queue_names,
+        capacity=leases_pb2.Capacity(slots=capacity.slots),
+        gpus=capacity.gpus,
+        labels={"os": platform.system(), "arch": platform.machine()} | settings.labels,
+        version=version("towline"),
+        hostname=socket.gethostname(),
+    )
 
 
 if __name__ == "__main__":

@@ -101,6 +101,8 @@ class DockerImages:
         self._sources = sources
         self._settings = settings
         self._building: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._in_use: set[str] = set()
+        """Names of the containers of builds that go on."""
 
     async def ensure(
         self, spec: runs_pb2.LaunchSpec, log: BuildLog, tell: Tell
@@ -122,11 +124,21 @@ class DockerImages:
             return await self._build(build, tag)
 
     async def sweep(self) -> None:
-        """Remove what builds of an agent that was killed have left."""
-        for container in await self._engine.containers({recipe.LABEL_BUILDER: ""}):
-            builder, _, start = container.labels[recipe.LABEL_BUILDER].rpartition(":")
-            if builder == self._settings.builder and start != str(self._settings.starts):
+        """Remove what builds have left that were killed or could not clean up after themselves."""
+        containers = await self._engine.containers({recipe.LABEL_BUILDER: ""})
+        volumes = await self._engine.volumes({recipe.LABEL_BUILDER: ""})
+        # Asked for after them: a build is in use before what it uses is there.
+        in_use = frozenset(self._in_use)
+        for container in containers:
+            if self._is_left_over(container.labels, in_use=container.name in in_use):
                 await self._engine.remove(container.id)
+        for volume in volumes:
+            if self._is_left_over(volume.labels, in_use=bool(in_use)):
+                await self._engine.remove_volume(volume.name)
+
+    def _is_left_over(self, labels: Mapping[str, str], *, in_use: bool) -> bool:
+        builder, _, start = labels[recipe.LABEL_BUILDER].rpartition(":")
+        return builder == self._settings.builder and (start != str(self._settings.starts) or not in_use)
 
     def _key(self, spec: runs_pb2.LaunchSpec, base: ImageFacts) -> keys.EnvironmentKey:
         python = spec.job.python
@@ -271,6 +283,7 @@ class DockerImages:
     async def _throw_away(self, config: Mapping[str, Any]) -> AsyncIterator[ContainerId]:
         """Make a container that is gone after the block, however it is left."""
         name = f"towline-build-{uuid.uuid4().hex}"
+        self._in_use.add(name)
         try:
             yield await self._engine.create(name, config)
         finally:
@@ -279,7 +292,9 @@ class DockerImages:
                 async with asyncio.timeout(_CLEAN_UP_S):
                     await self._engine.remove(name)
             except (TowlineError, TimeoutError) as error:
-                _log.warning("build container %s stays until the next start: %s", name, error)
+                _log.warning("build container %s stays until the next sweep: %s", name, error)
+            finally:
+                self._in_use.discard(name)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ the first step looks for the attempt's container, and makes it where there is no
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar
 
 from towline.errors import (
     AlreadyExists,
@@ -21,15 +19,18 @@ from towline.errors import (
 )
 from towline.v1 import leases_pb2, logs_pb2, runs_pb2
 from towline_agent import tars
-from towline_agent.attempts import Attempt, Stop, StopReason
+from towline_agent.attempts import Attempt, to_boottime
 from towline_agent.builder import ImageBuilder
 from towline_agent.core import containers, failures
 from towline_agent.core.failures import ExitStatus, LogTail
 from towline_agent.core.offsets import Skipper
-from towline_agent.core.phases import Phase, Step
+from towline_agent.core.stops import Exit, stopped_result
+from towline_agent.deadlines import boottime
+from towline_agent.ending import Ending
 from towline_agent.engine.health import EngineHealth
-from towline_agent.engine.port import ContainerId, ContainerState, Engine
-from towline_agent.keeping import OutputKeeper
+from towline_agent.engine.port import Container, ContainerId, ContainerState, Engine
+from towline_agent.journal import Journal
+from towline_agent.keeping import Kept, OutputKeeper
 from towline_agent.logs import LogPipe, LogWriter
 from towline_agent.payload import payload
 from towline_agent.stopping import Stopped, unless
@@ -37,11 +38,6 @@ from towline_agent.stopping import Stopped, unless
 __all__ = ["Runner", "Tools"]
 
 _log = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
-_WHY: Final = {
-    StopReason.EXPIRED: "stopping: the lease could not be renewed",
-    StopReason.CANCELLED: "stopping on request",
-}
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,16 @@ class Tools:
     outputs: OutputKeeper
 
 
-@dataclass(frozen=True)
-class _Ended:
-    """How a container ended."""
+class _Log:
+    """What was read of a container's log."""
 
-    status: ExitStatus | None
-    """None: it is gone."""
-    engine_was_away: bool
-    """Whether the engine failed to answer while it ran."""
+    def __init__(self) -> None:
+        self.tail = LogTail()
+        self.size = 0
+
+    def feed(self, data: bytes) -> None:
+        self.tail.feed(data)
+        self.size += len(data)
 
 
 class Runner:
@@ -70,12 +68,15 @@ class Runner:
 
     Args:
         tools: What to execute with.
+        journal: Has what earlier starts have seen.
         owner: Whose containers they will be.
     """
 
-    def __init__(self, tools: Tools, owner: containers.Owner) -> None:
+    def __init__(self, tools: Tools, journal: Journal, owner: containers.Owner) -> None:
         self._tools = tools
+        self._journal = journal
         self._owner = owner
+        self._ending = Ending(tools.engine, tools.health, journal)
 
     async def execute(self, attempt: Attempt) -> leases_pb2.AttemptResult:
         """Bring an attempt to its end and return the result; an order to stop ends it sooner.
@@ -86,6 +87,8 @@ class Runner:
             return await self._execute(attempt)
         except Exception as error:
             _log.exception("%s failed in the agent", attempt.spec.run)
+            # With a result the run may go to another agent: its container must not run on here.
+            await self.remove(attempt)
             cause: BaseException = error
             while isinstance(cause, BaseExceptionGroup):
                 cause = cause.exceptions[0]
@@ -97,52 +100,82 @@ class Runner:
         self._tools.logs.close(attempt.spec.run, attempt.grant.epoch)
 
     async def remove(self, attempt: Attempt, grace: timedelta | None = None) -> None:
-        """Remove an attempt's container, however it is; with `grace` SIGTERM comes first."""
-        name = containers.container_name(attempt.spec.run, attempt.grant.epoch)
-        found = await self._reach(lambda: self._tools.engine.inspect(name))
-        if found and found.state is ContainerState.RUNNING and grace is not None:
-            await self._end(found.id, grace)
-        await self._reach(lambda: self._tools.engine.remove(name))
+        """Remove an attempt's container, however it is; with `grace` the stop signal comes first."""
+        await self._ending.remove(attempt, grace)
 
     async def _execute(self, attempt: Attempt) -> leases_pb2.AttemptResult:
         container = await unless(attempt.stopping, self._container(attempt))
         if isinstance(container, Stopped):
             # The order may have come after the start was asked for, or to a restarted agent.
-            container = await self._found(attempt) or _stopped(attempt.stop, None)
-            await self._build_log(attempt).flush()
+            container = await self._found(attempt)
         if isinstance(container, leases_pb2.AttemptResult):
             await self.remove(attempt)
             return container
-        attempt.container_id = container
-        writer = self._tools.logs.writer(attempt.spec.run, attempt.grant.epoch, logs_pb2.LOG_STREAM_OUTPUT)
-        tail = LogTail()
+        if container is None:
+            return await self._without_container(attempt)
+        return await self._attend(attempt, container)
+
+    async def _attend(self, attempt: Attempt, container: ContainerId) -> leases_pb2.AttemptResult:
+        """Stay with a container until it has ended, and return the result."""
+        writer = self._output_log(attempt)
+        log = _Log()
         async with asyncio.TaskGroup() as group:
-            shipping = group.create_task(self._ship(container, writer, tail))
-            stopper = group.create_task(self._stop_when_ordered(attempt, container))
-            ended = await self._wait(attempt, container)
-            stopper.cancel()
-            stop = attempt.stop
-            attempt.advance(Step.STOP)
+            shipping = group.create_task(self._ship(container, writer, log))
+            enders = [
+                group.create_task(self._ending.when_ordered(attempt, container)),
+                group.create_task(self._ending.kill_when_due(attempt, container)),
+            ]
+            engine_was_away = await self._wait(attempt, container)
+            for ender in enders:
+                ender.cancel()
+            await self._note_exit(attempt, container, log)
             attempt.tell("keeping the outputs")
             kept = await self._tools.outputs.keep(attempt, container)
             skipper = await shipping
         for line in kept.notes:
             await writer.write(skipper.feed(f"towline: {line}\n".encode()))
-        result = _stopped(stop, ended.status) if stop else _judge(attempt, ended, tail)
+        result = _judge(attempt, engine_was_away=engine_was_away, log_tail=log.tail.text())
+        return await self._conclude(attempt, result, kept)
+
+    async def _without_container(self, attempt: Attempt) -> leases_pb2.AttemptResult:
+        """Return the result of an attempt whose container was never started, or is gone."""
+        await self._build_log(attempt).flush()
+        await self.remove(attempt)
+        ended = attempt.lease.exit
+        if ended is None:
+            return _judge(attempt, engine_was_away=False, log_tail="")
+        problem = "The run's container was removed from the engine before its outputs were kept."
+        writer = self._output_log(attempt)
+        delivered = await writer.position()
+        if delivered < ended.log_read:
+            lost = f"{ended.log_read - delivered} bytes or more of the log were lost with the container"
+            await writer.write(f"towline: {lost}\n".encode())
+        result = _judge(attempt, engine_was_away=False, log_tail="")
+        return await self._conclude(attempt, result, Kept(problem=problem))
+
+    async def _conclude(
+        self, attempt: Attempt, result: leases_pb2.AttemptResult, kept: Kept
+    ) -> leases_pb2.AttemptResult:
+        """Put into a result what became of outputs and log."""
         if kept.problem and result.outcome == runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED:
             result = failures.failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, kept.problem)
             result.exit_code = 0
         result.outputs = kept.artifact
         attempt.tell("delivering the log")
-        result.log_size = await writer.flush()
+        result.log_size = await self._output_log(attempt).flush()
         return result
 
-    async def _container(self, attempt: Attempt) -> ContainerId | leases_pb2.AttemptResult:
-        """Return the attempt's started container, found or made, or the result if there can be none."""
+    async def _container(self, attempt: Attempt) -> ContainerId | leases_pb2.AttemptResult | None:
+        """Return the attempt's started container, found or made.
+
+        Or the result if there can be none, or None if it has ended before and is gone.
+        """
         while True:
             await self._tools.health.wait_ready()
             if found := await self._found(attempt):
                 return found
+            if attempt.lease.exit is not None:
+                return None
             try:
                 return await self._make(attempt)
             except Unavailable as error:
@@ -152,27 +185,21 @@ class Runner:
 
     async def _found(self, attempt: Attempt) -> ContainerId | None:
         """Return the attempt's container if it was started before."""
-        name = containers.container_name(attempt.spec.run, attempt.grant.epoch)
-        found = await self._reach(lambda: self._tools.engine.inspect(name))
+        found = await self._inspect(containers.container_name(attempt.spec.run, attempt.grant.epoch))
         if found is None or found.state is ContainerState.CREATED:
             return None
-        if attempt.phase is not Phase.RUNNING:
-            attempt.advance(Step.START)
+        if not attempt.lease.container_id:
+            started = boottime() if found.started_at is None else to_boottime(found.started_at)
+            attempt.started(found.id, started)
             attempt.tell("running")
         return found.id
 
-    async def _reach(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Ask the engine something that is safe to ask again, for as long as it takes."""
-        while True:
-            try:
-                return await ask()
-            except Unavailable:
-                await self._tools.health.back()
+    async def _inspect(self, container: str) -> Container | None:
+        return await self._ending.reach(lambda: self._tools.engine.inspect(container))
 
     async def _make(self, attempt: Attempt) -> ContainerId | leases_pb2.AttemptResult:
         spec, engine = attempt.spec, self._tools.engine
-        if attempt.phase is Phase.LEASED:
-            attempt.advance(Step.PREPARE)
+        attempt.prepares()
         attempt.tell("getting the image")
         build_log = self._build_log(attempt)
         image = await self._tools.images.ensure(spec, build_log, attempt.tell)
@@ -185,16 +212,21 @@ class Runner:
         try:
             container = await self._create(containers.container_name(spec.run, attempt.grant.epoch), config)
             await engine.put_archive(container, "/towline", tars.stream(payload(spec)))
+            await attempt.permitted.wait()
+            if boottime() >= attempt.lease.stop_at:  # this process was frozen: an order to stop is on its way
+                await attempt.stopping.wait()
             await engine.start(container)
         except (InvalidArgument, NotFound, Internal) as error:
             return failures.from_start_error(error.message, containers.command_line(spec))
-        attempt.container_id = container
-        attempt.advance(Step.START)
+        attempt.started(container, boottime())
         attempt.tell("running")
         return container
 
     def _build_log(self, attempt: Attempt) -> LogWriter:
         return self._tools.logs.writer(attempt.spec.run, attempt.grant.epoch, logs_pb2.LOG_STREAM_BUILD)
+
+    def _output_log(self, attempt: Attempt) -> LogWriter:
+        return self._tools.logs.writer(attempt.spec.run, attempt.grant.epoch, logs_pb2.LOG_STREAM_OUTPUT)
 
     async def _create(self, name: str, config: dict[str, object]) -> ContainerId:
         try:
@@ -203,30 +235,40 @@ class Runner:
             await self._tools.engine.remove(name)
             return await self._tools.engine.create(name, config)
 
-    async def _wait(self, attempt: Attempt, container: ContainerId) -> _Ended:
+    async def _wait(self, attempt: Attempt, container: ContainerId) -> bool:
+        """Wait for a container's end and tell whether the engine failed to answer meanwhile."""
         away = False
         while True:
             try:
-                return _Ended(await self._tools.engine.wait(container), away)
+                await self._tools.engine.wait(container)
             except NotFound:
-                return _Ended(None, away)
+                return away
             except Unavailable as error:
                 away = True
                 attempt.tell(error.message)
                 await self._tools.health.back()
+            else:
+                return away
 
-    async def _ship(self, container: ContainerId, writer: LogWriter, tail: LogTail) -> Skipper:
+    async def _note_exit(self, attempt: Attempt, container: ContainerId, log: _Log) -> None:
+        """Report how a container ended; returns when that is on disk: only then it may be told."""
+        found = await self._inspect(container)
+        if found is None or found.exit is None:  # it is gone: nobody knows
+            return
+        ended = boottime() if found.finished_at is None else to_boottime(found.finished_at)
+        attempt.exited(Exit(found.exit, ended, log.size), self._journal.expired(attempt.grant))
+        await attempt.exit_kept.wait()
+
+    async def _ship(self, container: ContainerId, writer: LogWriter, log: _Log) -> Skipper:
         """Ship what a container prints until it has ended; return what is there to skip beyond."""
         done = await writer.position()
         first = Skipper(done)
-        seen = 0
         while True:
-            again = Skipper(seen)
+            again = Skipper(log.size)
             try:
                 async for data in self._tools.engine.logs(container, follow=True):
                     new = again.feed(data)
-                    seen += len(new)
-                    tail.feed(new)
+                    log.feed(new)
                     await writer.write(first.feed(new))
             except Unavailable:
                 await self._tools.health.back()
@@ -235,57 +277,32 @@ class Runner:
             else:
                 return first
 
-    async def _stop_when_ordered(self, attempt: Attempt, container: ContainerId) -> None:
-        await attempt.stopping.wait()
-        stop = attempt.stop
-        assert stop is not None  # noqa: S101 - set before the event
-        attempt.advance(Step.STOP)
-        attempt.tell(_WHY[stop.reason])
-        await self._end(container, stop.grace)
 
-    async def _end(self, container: ContainerId, grace: timedelta) -> None:
-        """SIGTERM, grace, SIGKILL; returns when it has ended or was killed."""
-        engine = self._tools.engine
-        await self._reach(lambda: engine.kill(container, "SIGTERM"))
-        try:
-            async with asyncio.timeout(grace.total_seconds()):
-                await self._reach(lambda: engine.wait(container))
-        except TimeoutError:
-            await self._reach(lambda: engine.kill(container, "SIGKILL"))
-        except NotFound:
-            return
-
-
-def _judge(attempt: Attempt, ended: _Ended, tail: LogTail) -> leases_pb2.AttemptResult:
-    """Classify the end of a container that nobody asked to stop."""
-    if ended.status is None:
+def _judge(attempt: Attempt, *, engine_was_away: bool, log_tail: str) -> leases_pb2.AttemptResult:
+    """Make the result of an attempt from how its container ended, and from what was ordered before."""
+    ended = attempt.lease.exit
+    status: ExitStatus | None = ended.status if ended else None
+    if stop := attempt.lease.stopped_by():
+        code = status.code if status else None
+        return stopped_result(stop.reason, code, attempt.spec.limits)
+    if status is None:
         return failures.failed(
             runs_pb2.FAILURE_CAUSE_CONTROL_PLANE,
             "The run's container was removed from the engine before it was read.",
-            tail.text(),
+            log_tail,
         )
-    if ended.engine_was_away and ended.status.code > 128:
+    if engine_was_away and status.code > 128:
         result = failures.failed(
             runs_pb2.FAILURE_CAUSE_CONTROL_PLANE,
             "The Docker Engine was stopped while the run was in progress and ended its container "
-            f"(exit code {ended.status.code}).",
-            tail.text(),
+            f"(exit code {status.code}).",
+            log_tail,
         )
-        result.exit_code = ended.status.code
+        result.exit_code = status.code
         return result
     return failures.from_exit(
-        ended.status,
+        status,
         containers.command_line(attempt.spec),
         attempt.spec.docker.memory_bytes,
-        tail.text(),
+        log_tail,
     )
-
-
-def _stopped(stop: Stop | None, status: ExitStatus | None) -> leases_pb2.AttemptResult:
-    if stop and stop.reason is StopReason.EXPIRED:
-        return failures.failed(
-            runs_pb2.FAILURE_CAUSE_NODE_LOST,
-            "The agent could not renew its lease with the queue service and stopped the run before "
-            "another agent could be given it.",
-        )
-    return failures.cancelled(status.code if status else None)

@@ -22,6 +22,7 @@ from towline_queue.servicers.queues import QueueServicer
 from towline_queue.servicers.runs import RunServicer
 from towline_queue.settings import QueueSettings
 from towline_queue.signals import Signals
+from towline_queue.storage.lease_store import PostgresLeaseStore
 from towline_queue.storage.tables import SCHEMA
 from towline_queue.submitting import Submitter
 
@@ -41,7 +42,7 @@ async def running(settings: QueueSettings) -> AsyncIterator[str]:
         registry_client(settings.registry_address) as registry,
     ):
         await migrate(engine, schema=SCHEMA, scripts="towline_queue:migrations")
-        leasing = Leasing(engine, signals, settings)
+        leasing = Leasing(PostgresLeaseStore(engine), signals, settings)
         log_writer = LogWriter(engine, signals)
 
         def register(server: grpc.aio.Server) -> Sequence[str]:

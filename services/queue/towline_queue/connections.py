@@ -1,119 +1,97 @@
 """The sessions whose streams end in this process. All of it can be rebuilt: agents reconnect."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from towline.errors import Aborted, ResourceExhausted, TowlineError
+from towline.errors import TowlineError
 from towline.v1 import leases_pb2
-from towline_queue.core.credits import Credits
-from towline_queue.core.lease_ids import AttemptKey
-from towline_queue.core.lease_policy import LeasePolicy
-from towline_queue.core.matching import Offer
+from towline_queue.core.session_events import (
+    Close,
+    Event,
+    OutboxFull,
+    Send,
+    StoreCall,
+    Superseded,
+    WakeDispatcher,
+)
+from towline_queue.core.session_protocol import SessionProtocol
+from towline_queue.core.session_states import Phase
+from towline_queue.signals import Signals
 
-__all__ = ["Connections", "Identity", "Session"]
+__all__ = ["Connections", "Session"]
 
+_log = logging.getLogger(__name__)
 _OUTBOX: Final = 1000
-_FIRST_BACKOFF_S: Final = 1.0
-_LONGEST_BACKOFF_S: Final = 30.0
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What does not change while a session lasts.
-
-    Attributes:
-        id: Of the session.
-        agent: "agents/{agent}".
-        epoch: Rises with each session of an agent.
-        queues: Queues it serves, the preferred ones first.
-        total_gpus: GPUs the agent has.
-        policy: The strictest of its queues' policies.
-    """
-
-    id: UUID
-    agent: str
-    epoch: int
-    queues: tuple[str, ...]
-    total_gpus: int
-    policy: LeasePolicy
 
 
 class Session:
-    """One open stream: what its agent could take, what it holds, and what is to be sent to it.
+    """One stream: its protocol, and what is still to be written to it.
 
     Args:
-        identity: Who it is.
-        held: Leases that it brought along.
+        session_id: A new one.
+        signals: Wakes the dispatcher.
     """
 
-    def __init__(self, identity: Identity, held: set[AttemptKey]) -> None:
-        self.identity = identity
-        self.credits = Credits()
-        self.grant_seqs: dict[AttemptKey, int] = dict.fromkeys(held, 0)
-        """Leases that the agent holds as far as this process knows, with the number of their grant."""
-        self.lost: set[str] = set()
-        """Ids of leases that the agent is still to be told it no longer has."""
-        self.drain_told = False
+    def __init__(self, session_id: UUID, signals: Signals) -> None:
+        self.protocol = SessionProtocol(session_id)
         self.closing = asyncio.Event()
+        """The stream is to end once its last words are written."""
         self.error: TowlineError | None = None
+        """What it ends with."""
+        self._signals = signals
         self._outbox: asyncio.Queue[leases_pb2.StreamLeasesResponse | None] = asyncio.Queue(_OUTBOX)
-        self._refusals = 0
-        self._no_grants_before = 0.0
 
-    def send(self, response: leases_pb2.StreamLeasesResponse) -> None:
-        """Queue a message; a session whose agent does not read is closed, and keeps its leases."""
+    @property
+    def agent(self) -> str:
+        """Its agent, "agents/{agent}"."""
+        return self.protocol.key.agent
+
+    def handle(self, event: Event) -> StoreCall | None:
+        """Tell the protocol of an event, carry out its effects, and return what is to be asked of the store.
+
+        Events of this process ask nothing of it.
+        """
+        for effect in self.protocol.handle(event, time.monotonic()):
+            match effect:
+                case Send(message):
+                    self._send(message)
+                case WakeDispatcher():
+                    self._signals.credits_changed(self.agent)
+                case Close(error):
+                    self._close(error)
+                case _:
+                    return None if self.protocol.phase is Phase.CLOSED else effect
+        return None
+
+    async def next_message(self) -> leases_pb2.StreamLeasesResponse | None:
+        """Return the next message to write; None: that was the last."""
+        return await self._outbox.get()
+
+    def hush(self) -> None:
+        """Drop what is still to be written: there is nothing more to say."""
+        while not self._outbox.empty():
+            self._outbox.get_nowait()
+        self._outbox.put_nowait(None)
+
+    def _send(self, message: leases_pb2.StreamLeasesResponse) -> None:
         if self.closing.is_set():
             return
         try:
-            self._outbox.put_nowait(response)
+            self._outbox.put_nowait(message)
         except asyncio.QueueFull:
-            self.error = ResourceExhausted(
-                f"{self.identity.agent} does not read what it is sent; reconnect",
-                reason="OUTBOX_FULL",
-                retry_after=timedelta(seconds=1),
-            )
-            self.closing.set()
+            self.handle(OutboxFull())
 
-    def close(self, error: TowlineError | None, go_away: leases_pb2.GoAway | None = None) -> None:
-        """End the stream after what is queued and a last word; the first call counts."""
-        if self.closing.is_set():
-            return
-        if go_away is not None:
-            self.send(leases_pb2.StreamLeasesResponse(go_away=go_away))
+    def _close(self, error: TowlineError | None) -> None:
+        if error is not None:
+            _log.warning("session of %s ends: %s", self.agent or "an agent", error.message)
+        self.error = error
         if not self._outbox.full():
             self._outbox.put_nowait(None)
-        self.error = self.error or error
         self.closing.set()
-
-    async def next_message(self) -> leases_pb2.StreamLeasesResponse | None:
-        """Return the next message to send; None: that was the last."""
-        return await self._outbox.get()
-
-    def refused(self) -> None:
-        """Give the agent no runs for a while, longer each time: it would refuse them too."""
-        pause = min(_FIRST_BACKOFF_S * 2**self._refusals, _LONGEST_BACKOFF_S)
-        self._refusals = min(self._refusals + 1, 10)
-        self._no_grants_before = time.monotonic() + pause
-
-    def accepted(self) -> None:
-        """Forget refusals."""
-        self._refusals = 0
-
-    def offer(self) -> Offer:
-        """Say what it could take now."""
-        paused = time.monotonic() < self._no_grants_before
-        return Offer(
-            session=self.identity.id,
-            queues=self.identity.queues,
-            free_slots=0 if paused else self.credits.free_slots,
-            free_gpus=self.credits.free_gpus,
-            total_gpus=self.identity.total_gpus,
-        )
 
 
 class Connections:
@@ -129,24 +107,23 @@ class Connections:
         return iter(list(self._by_id.values()))
 
     def add(self, session: Session) -> None:
-        """Register an open session; of two with one agent, the older one is closed."""
-        agent = session.identity.agent
-        other = self._by_agent.get(agent)
-        if other is not None and other.identity.epoch > session.identity.epoch:
-            close_superseded(session)
+        """Register an open session; of two with one agent, the older one ends."""
+        other = self._by_agent.get(session.agent)
+        if other is not None and other.protocol.epoch > session.protocol.epoch:
+            session.handle(Superseded())
             return
         if other is not None:
             self.remove(other)
-            close_superseded(other)
-        self._by_id[session.identity.id] = session
-        self._by_agent[agent] = session
+            other.handle(Superseded())
+        self._by_id[session.protocol.key.id] = session
+        self._by_agent[session.agent] = session
         self._empty.clear()
 
     def remove(self, session: Session) -> None:
         """Forget a session; one that is not there is none of this process's."""
-        self._by_id.pop(session.identity.id, None)
-        if self._by_agent.get(session.identity.agent) is session:
-            del self._by_agent[session.identity.agent]
+        self._by_id.pop(session.protocol.key.id, None)
+        if self._by_agent.get(session.agent) is session:
+            del self._by_agent[session.agent]
         if not self._by_id:
             self._empty.set()
 
@@ -161,15 +138,3 @@ class Connections:
     def of_agent(self, agent: str) -> Session | None:
         """Return the open session of an agent."""
         return self._by_agent.get(agent)
-
-
-def close_superseded(session: Session) -> None:
-    """End a session whose agent has opened a newer one."""
-    session.close(
-        Aborted(
-            f"{session.identity.agent} has opened a newer session; this one is over",
-            reason="SESSION_SUPERSEDED",
-            metadata={"agent": session.identity.agent},
-        ),
-        leases_pb2.GoAway(reason="a newer session of this agent is open"),
-    )

@@ -7,23 +7,15 @@ are the next one's. It wakes on signals, and looks by itself once per `POLL`.
 import asyncio
 import logging
 import random
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
 from towline.errors import TowlineError
-from towline.service.postgres import transaction
-from towline_queue import lease_messages
-from towline_queue.connections import Connections, Session
-from towline_queue.core.matching import Assignment, Offer, lanes, match
-from towline_queue.lease_messages import NewLease
+from towline_queue.connections import Connections
+from towline_queue.core.dispatch import HandOut
 from towline_queue.signals import POLL, Key, Signals, Topic
-from towline_queue.storage import claims
-from towline_queue.storage.claims import Claimed
+from towline_queue.store import LeaseStore
 
 __all__ = ["Dispatcher"]
 
@@ -35,16 +27,16 @@ class Dispatcher:
     """Matches waiting runs with the credits of open sessions.
 
     Args:
-        engine: The database.
+        store: The database.
         signals: Wakes it, and hears what it hands out.
         connections: The sessions.
         reserve_after: How long a run that fits nowhere yet is passed by smaller ones at most.
     """
 
     def __init__(
-        self, engine: AsyncEngine, signals: Signals, connections: Connections, *, reserve_after: timedelta
+        self, store: LeaseStore, signals: Signals, connections: Connections, *, reserve_after: timedelta
     ) -> None:
-        self._engine = engine
+        self._store = store
         self._signals = signals
         self._connections = connections
         self._reserve_after = reserve_after
@@ -68,62 +60,24 @@ class Dispatcher:
 
     async def hand_out(self) -> int:
         """Hand out what fits now, at most one batch, and return how many runs that were."""
-        sessions = {session: session.offer() for session in self._connections}
-        if not any(offer.free_slots for offer in sessions.values()):
+        sessions = {session.protocol.key.id: session for session in self._connections}
+        handout = HandOut(
+            [session.protocol for session in sessions.values()],
+            time.monotonic(),
+            reserve_after=self._reserve_after,
+        )
+        if not handout.worthwhile:
             return 0
-        spent: dict[str, tuple[Session, Assignment, int]] = {}
-        claimed: Sequence[Claimed] = ()
         try:
-            async with transaction(self._engine) as connection:
-                offers = await _without_held_gpus(connection, sessions)
-                waiting = await claims.take(connection, lanes(offers))
-                assignments = match(offers, waiting, reserve_after=self._reserve_after)
-                # Spent before the claim, so that a heartbeat that comes meanwhile cannot free them again.
-                for assignment in assignments:
-                    session = self._connections.get(assignment.session)
-                    if session is not None:
-                        seq = session.credits.take(assignment.gpu_ids)
-                        spent[assignment.run] = (session, assignment, seq)
-                if not spent:
-                    return 0
-                claimed = await claims.claim(
-                    connection,
-                    [assignment for _, assignment, _ in spent.values()],
-                    list({session.identity.agent for session, _, _ in spent.values()}),
-                )
+            claimed = await self._store.hand_out(handout.offers, handout.choose)
         except BaseException:
-            for session, _, seq in spent.values():
-                session.credits.give_back(seq)
+            handout.failed()
             raise
-        self._grant(claimed, spent)
-        return len(claimed)
-
-    def _grant(self, claimed: Sequence[Claimed], spent: dict[str, tuple[Session, Assignment, int]]) -> None:
-        by_session: dict[Session, list[NewLease]] = defaultdict(list)
+        for session_id, granted in handout.claimed(claimed).items():
+            sessions[session_id].handle(granted)
         for lease in claimed:
-            session, assignment, seq = spent.pop(lease.key.run)
-            session.grant_seqs[lease.key] = seq
-            by_session[session].append(NewLease(lease, assignment.gpu_ids, seq))
             self._signals.run_changed(lease.key.run)
-        for session, leases in by_session.items():
-            for message in lease_messages.grants(leases, session.identity.policy.lost_after):
-                session.send(message)
-        for session, assignment, seq in spent.values():
-            _log.info("%s could not have %s", session.identity.agent, assignment.run)
-            session.credits.give_back(seq)
-            session.credits.distrust()
-
-
-async def _without_held_gpus(connection: AsyncConnection, sessions: Mapping[Session, Offer]) -> list[Offer]:
-    """Take GPUs out of the offers that leases of their agents hold: what an agent says may be out of date."""
-    agents = [session.identity.agent for session, offer in sessions.items() if offer.free_gpus]
-    if not agents:
-        return list(sessions.values())
-    held = await claims.held_gpus(connection, agents)
-    return [
-        replace(offer, free_gpus=offer.free_gpus - held.get(session.identity.agent, set()))
-        for session, offer in sessions.items()
-    ]
+        return len(claimed)
 
 
 async def _pause() -> None:

@@ -1,6 +1,7 @@
-"""Does what time demands: sessions that expired, grants without an answer, schedules that are due.
+"""Does what time demands: lost leases, unanswered grants, schedules and retries, overdue waits and drains.
 
-Any number of replicas may sweep at once: every statement locks what it changes and checks it under the lock.
+One replica leads at a time, to spare the database; nothing depends on it: every statement locks what it
+changes and checks it under the lock.
 """
 
 import asyncio
@@ -9,47 +10,52 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Final, TypeVar
-
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing import Final
+from uuid import uuid4
 
 from towline.errors import TowlineError
-from towline.service.postgres import transaction
 from towline_queue.core.health import Health
-from towline_queue.session_desk import announce_given_back
+from towline_queue.session_desk import announce
 from towline_queue.signals import Signals
-from towline_queue.storage import upkeep
+from towline_queue.store import LeaseStore
 
 __all__ = ["Reaper"]
 
 _log = logging.getLogger(__name__)
-_Found = TypeVar("_Found")
 
-# Replicas take turns by this lock, to spare the database; nothing depends on it.
-_TURN: Final = "towline.queue.upkeep"
+_LEAD: Final = "upkeep"
 _TIDY_EVERY: Final = timedelta(minutes=10)
 
 
 class Reaper:
-    """Sweeps the database at an interval.
+    """Sweeps the database at an interval, while this replica leads.
 
     Args:
-        engine: The database.
+        store: The database.
         signals: Hears what it changed.
         every: Time between sweeps.
         reply_within: How long an agent may take to answer a grant.
+        clock: Seconds by a clock that does not jump.
     """
 
     def __init__(
-        self, engine: AsyncEngine, signals: Signals, *, every: timedelta, reply_within: timedelta
+        self,
+        store: LeaseStore,
+        signals: Signals,
+        *,
+        every: timedelta,
+        reply_within: timedelta,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
+        self._store = store
         self._signals = signals
         self._every = every
         self._reply_within = reply_within
+        self._clock = clock
+        self._holder = uuid4()
+        self._term = max(10 * every, timedelta(seconds=1))
         self._health = Health(stall=max(10 * every, timedelta(seconds=5)))
-        self._tidied = time.monotonic()
+        self._tidied = clock()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -60,37 +66,61 @@ class Reaper:
                 self._health.failed()
                 _log.warning("upkeep failed, trying again: %s", error.message)
             except Exception:
-                # A deadlock or one bad row must not end the service that runs depend on.
+                # A deadlock must not end the service that runs depend on.
                 _log.exception("upkeep failed, trying again")
             await asyncio.sleep(self._every.total_seconds() * (0.75 + random.random() / 2))  # noqa: S311 - jitter
 
     async def sweep(self) -> None:
-        """Do all that is due now."""
-        healthy_for = self._health.seen_at(time.monotonic())
-        lost = await self._in_turn(lambda connection: upkeep.take_back_lost(connection, healthy_for)) or []
+        """Do all that is due now, if this replica leads; observe the health of the database in any case."""
+        leads = await self._store.lead(_LEAD, self._holder, self._term)
+        healthy_for = self._health.seen_at(self._clock())
+        if not leads:
+            return
+        await self._part(lambda: self._take_back_lost(healthy_for))
+        for part in (
+            self._take_back_unanswered,
+            self._promote,
+            self._expire_waiting,
+            self._preempt_overdue_drains,
+        ):
+            await self._part(part)
+        if self._clock() - self._tidied > _TIDY_EVERY.total_seconds():
+            await self._part(self._tidy)
+
+    async def _part(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except TowlineError:
+            raise
+        except Exception:
+            # One bad row must not keep the other parts from being done.
+            _log.exception("a part of the upkeep failed")
+
+    async def _take_back_lost(self, healthy_for: timedelta) -> None:
+        lost = await self._store.take_back_lost(healthy_for)
         for ended in lost:
             _log.warning("%s was lost with its agent (epoch %d)", *ended.key)
-        announce_given_back(self._signals, lost)
-        unanswered = await self._in_turn(
-            lambda connection: upkeep.take_back_unanswered(connection, self._reply_within)
-        )
-        announce_given_back(self._signals, unanswered or [])
-        for run, queue in await self._in_turn(upkeep.promote) or []:
+        announce(self._signals, lost)
+
+    async def _take_back_unanswered(self) -> None:
+        announce(self._signals, await self._store.take_back_unanswered(self._reply_within))
+
+    async def _promote(self) -> None:
+        for ready in await self._store.promote():
+            self._signals.run_changed(ready.run)
+            self._signals.queue_ready(ready.queue)
+
+    async def _expire_waiting(self) -> None:
+        for run in await self._store.expire_waiting():
             self._signals.run_changed(run)
-            self._signals.queue_ready(queue)
-        if time.monotonic() - self._tidied > _TIDY_EVERY.total_seconds():
-            await self._tidy()
+
+    async def _preempt_overdue_drains(self) -> None:
+        for run in await self._store.preempt_overdue_drains():
+            self._signals.run_changed(run)
+            self._signals.stop_requested(run)
 
     async def _tidy(self) -> None:
-        await self._in_turn(upkeep.forget_sessions)
-        while await self._in_turn(upkeep.forget_requests):
+        await self._store.forget_sessions()
+        while await self._store.forget_requests():
             pass
-        self._tidied = time.monotonic()
-
-    async def _in_turn(self, work: Callable[[AsyncConnection], Awaitable[_Found]]) -> _Found | None:
-        """Do some work in its own transaction; None if another replica is at it."""
-        async with transaction(self._engine) as connection:
-            turn = select(func.pg_try_advisory_xact_lock(func.hashtextextended(_TURN, 0)))
-            if not (await connection.execute(turn)).scalar_one():
-                return None
-            return await work(connection)
+        self._tidied = self._clock()

@@ -53,7 +53,13 @@ def timestamp(time: datetime | None) -> Timestamp | None:
 def _detail(record: RunRecord, about: Mapping[str, QueueFacts], ahead: int | None) -> str:
     if not record.waits:
         return record.state_detail
-    why = explain_waiting(about[record.queue], gpus=record.shape, ahead=ahead, due=record.due_time)
+    why = explain_waiting(
+        about[record.queue],
+        gpus=record.shape,
+        ahead=ahead,
+        due=record.due_time,
+        expires=record.expire_time,
+    )
     return "; ".join(filter(None, [record.state_detail, why]))
 
 
@@ -80,6 +86,10 @@ def _message(record: RunRecord, detail: str) -> runs_pb2.Run:
         queue_position=-1,
         retry_of=record.retry_of,
         labels=record.labels,
+        due_time=timestamp(record.due_time),
+        limits=spec.limits,
+        retry_policy=spec.retry_policy,
+        preempt_requested=record.preempt_requested,
     )
 
 
@@ -99,6 +109,7 @@ def _attempt(record: AttemptRecord) -> runs_pb2.Attempt:
         exit_code=record.exit_code,
         failure=_failure(record.failure),
         outcome=cast("runs_pb2.AttemptOutcome.ValueType", record.outcome),
+        outputs=record.outputs,
     )
 
 

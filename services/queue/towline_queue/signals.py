@@ -29,8 +29,8 @@ class Topic(Enum):
     """A log of the run grew."""
     READY = "ready"
     """A queue has a new run to hand out, or hands out again."""
-    CANCEL = "cancel"
-    """A run in an agent's hands is to be stopped."""
+    STOP = "stop"
+    """A run's current attempt is to be stopped: cancelled or preempted."""
     CREDITS = "credits"
     """An agent connected to this process can take more than before."""
     DRAIN = "drain"
@@ -95,9 +95,9 @@ class Signals:
         """Announce that a queue has a new run to hand out, or hands out again."""
         self._announce(Topic.READY, queue)
 
-    def cancel_requested(self, run: str) -> None:
-        """Announce that a run in an agent's hands is to be stopped."""
-        self._announce(Topic.CANCEL, run)
+    def stop_requested(self, run: str) -> None:
+        """Announce that a run's current attempt is to be stopped: cancelled or preempted."""
+        self._announce(Topic.STOP, run)
 
     def credits_changed(self, agent: str) -> None:
         """Announce that an agent connected to this process can take more than before."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from towline.v1 import docker_pb2, jobs_pb2, runs_pb2
+from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
+from towline_agent.core.ownership import attempt_key
 from towline_testing.engine import PYTHON, base_image
 from towline_testing.lease_peer import duration
 
@@ -69,6 +70,15 @@ class AgentProcess:
         """Wait for its end without holding up the test's own servers."""
         assert self.process
         return await asyncio.to_thread(self.process.wait, within)
+
+    def attempt(self, grant: leases_pb2.Grant) -> Path:
+        """Return the folder of an attempt in the journal."""
+        return self.folder / "attempts" / attempt_key(grant.spec.run, grant.epoch)
+
+    def deadlines(self) -> list[dict[str, Any]]:
+        """Return what the agent wrote last of its leases' deadlines."""
+        leases: list[dict[str, Any]] = json.loads((self.folder / "deadlines.json").read_text())["leases"]
+        return leases
 
     def log(self) -> str:
         return self._log_file.read_text(errors="replace")

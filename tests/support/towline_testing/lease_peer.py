@@ -43,13 +43,15 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
         """What every session is told that it asked for in vain."""
         self.confirming = True
         self.renewing = True
-        self.verdicts: dict[str, int] = {}
+        self.verdicts: dict[str, leases_pb2.VerdictAction.ValueType] = {}
         """By lease id; ADOPT for others."""
         self.hellos: list[leases_pb2.Hello] = []
         self.beats: list[leases_pb2.Heartbeat] = []
         self.replies: list[leases_pb2.GrantReply] = []
         self.events: list[leases_pb2.RunEvent] = []
         self.finishes: list[leases_pb2.Finish] = []
+        self.without_session: list[leases_pb2.Finish] = []
+        """Results that came by FinishLeases; all are confirmed."""
         self.drains = 0
         self.logs: dict[LogKey, bytearray] = defaultdict(bytearray)
         self.log_refusals: dict[str, TowlineError] = {}
@@ -80,8 +82,15 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
         await self.say(leases_pb2.StreamLeasesResponse(grants=[grant]))
         return grant
 
-    async def cancel(self, grant: leases_pb2.Grant, grace: timedelta) -> None:
-        cancel = leases_pb2.Cancel(lease_id=grant.lease_id, epoch=grant.epoch, grace=duration(grace))
+    async def cancel(
+        self,
+        grant: leases_pb2.Grant,
+        grace: timedelta,
+        reason: leases_pb2.StopReason.ValueType = leases_pb2.STOP_REASON_CANCELLED,
+    ) -> None:
+        cancel = leases_pb2.Cancel(
+            lease_id=grant.lease_id, epoch=grant.epoch, grace=duration(grace), reason=reason
+        )
         await self.say(leases_pb2.StreamLeasesResponse(cancels=[cancel]))
 
     async def say(self, response: "leases_pb2.StreamLeasesResponse | TowlineError | None") -> None:
@@ -139,7 +148,6 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
         welcome = leases_pb2.Welcome(
             session_id=str(uuid.uuid4()),
             session_epoch=len(self.hellos),
-            ttl=duration(self.ttl),
             heartbeat_interval=duration(self.interval),
             verdicts=verdicts,
             missing_queues=self.missing_queues,
@@ -169,10 +177,18 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
             if request.HasField("heartbeat"):
                 self.beats.append(request.heartbeat)
                 if self.renewing:
-                    renewed = leases_pb2.Renewed(ack_seq=request.heartbeat.seq, ttl=duration(self.ttl))
+                    renewed = leases_pb2.Renewed(ack_seq=request.heartbeat.seq)
                     await session.put(leases_pb2.StreamLeasesResponse(renewed=renewed))
             self.drains += request.HasField("drain")
         await session.put(None)
+
+    async def FinishLeases(self, request: Any, context: Any) -> leases_pb2.FinishLeasesResponse:
+        self.without_session.extend(request.finishes)
+        confirms = [
+            leases_pb2.Confirm(finish_id=finish.finish_id, verdict=leases_pb2.FINISH_VERDICT_OK)
+            for finish in request.finishes
+        ]
+        return leases_pb2.FinishLeasesResponse(confirms=confirms)
 
     async def AppendLogs(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for request in requests:

@@ -2,19 +2,13 @@
 
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from towline.client import Client, Endpoints
-from towline_testing.waiting import eventually
-
-READY_WITHIN_S: Final = 30.0
-STOPPED_WITHIN_S: Final = 30.0
+from towline_testing.programs import Program
 
 
 @dataclass
@@ -30,7 +24,7 @@ class Stack:
     slots: int = 4
     queues: tuple[str, ...] = ("default",)
     ports: dict[str, int] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    programs: dict[str, Program] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ports = {name: _free_port() for name in ("registry", "queue")}
@@ -57,46 +51,26 @@ class Stack:
         """Start services and wait until each one serves."""
         for service in services:
             ready = self.folder / f"{service}.address"
-            ready.unlink(missing_ok=True)
             settings = self._settings(service) | {f"TOWLINE_{service.upper()}_ADDRESS_FILE": str(ready)}
-            with self._log_file(service).open("ab") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", f"towline_{service}"],
-                    env=os.environ | settings,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            self.processes[service] = process
-            eventually(
-                lambda ready=ready, process=process: ready.exists() or process.poll() is not None,
-                within=READY_WITHIN_S,
-            )
-            assert process.poll() is None, self.log(service)
+            command = [sys.executable, "-m", f"towline_{service}"]
+            self.programs[service] = Program(service, command, settings, self.folder, ready)
+            self.programs[service].start()
 
     def kill(self, service: str) -> None:
         """End a service as a crash does."""
-        process = self.processes.pop(service)
-        process.kill()
-        process.wait()
+        self.programs.pop(service).kill()
 
     def stop(self, service: str) -> int:
         """End a service as an operator does; returns its exit status."""
-        process = self.processes.pop(service)
-        process.send_signal(signal.SIGTERM)
-        return process.wait(STOPPED_WITHIN_S)
+        return self.programs.pop(service).stop()
 
     def stop_all(self) -> None:
         for service in ("agent", "queue", "registry"):
-            if service in self.processes:
+            if service in self.programs:
                 self.kill(service)
 
     def log(self, service: str) -> str:
-        return self._log_file(service).read_text(errors="replace")
-
-    def _log_file(self, service: str) -> Path:
-        return self.folder / f"{service}.log"
+        return (self.folder / f"{service}.log").read_text(errors="replace")
 
     def _settings(self, service: str) -> dict[str, str]:
         match service:

@@ -11,14 +11,17 @@ T = TypeVar("T")
 _EVERY_S = 0.02
 
 
-def eventually(condition: Callable[[], T], *, within: float = 10.0) -> T:
-    """Return the first truthy value of `condition`; AssertionError after `within` seconds."""
+def eventually(condition: Callable[[], T], *, within: float = 10.0, every: float = _EVERY_S) -> T:
+    """Return the first truthy value of `condition`; AssertionError after `within` seconds.
+
+    A condition that starts a program is asked less often: `every` seconds.
+    """
     deadline = time.monotonic() + within
     while True:
         if value := condition():
             return value
         assert time.monotonic() < deadline, f"not within {within} s: {_source(condition)}"
-        time.sleep(_EVERY_S)
+        time.sleep(every)
 
 
 async def eventually_async(condition: Callable[[], Awaitable[T]], *, within: float = 10.0) -> T:

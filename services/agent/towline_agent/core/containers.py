@@ -5,6 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from towline.v1 import docker_pb2, leases_pb2, runs_pb2
+from towline_agent.core.ownership import (
+    LABEL_AGENT,
+    LABEL_EPOCH,
+    LABEL_INSTANCE,
+    LABEL_LEASE,
+    LABEL_RUN,
+    Owner,
+    attempt_key,
+    container_name,
+)
 
 __all__ = [
     "BUILT_USER",
@@ -15,6 +25,7 @@ __all__ = [
     "LABEL_RUN",
     "LOG_CONFIG",
     "OUTPUTS",
+    "STOP_FILE",
     "WORKSPACE",
     "ImageFacts",
     "Owner",
@@ -22,17 +33,14 @@ __all__ = [
     "command_line",
     "container_config",
     "container_name",
+    "stop_signal",
+    "towline_volume",
 ]
 
 WORKSPACE: Final = "/workspace"
 OUTPUTS: Final = "/towline/outputs"
+STOP_FILE: Final = "/towline/stop.json"
 BUILT_USER: Final = "1000:1000"
-LABEL_RUN: Final = "towline.run"
-LABEL_EPOCH: Final = "towline.epoch"
-LABEL_LEASE: Final = "towline.lease"
-LABEL_AGENT: Final = "towline.agent"
-# Two installations on one node may name their agents alike; neither may touch the other's containers.
-LABEL_INSTANCE: Final = "towline.instance"
 
 # `json-file` replaces bytes that are not UTF-8; `local` keeps every byte, but would rotate them
 # away: the bound is past any disk, and the container's log goes with the container.
@@ -54,35 +62,15 @@ class ImageFacts:
     """Empty: root."""
 
 
-@dataclass(frozen=True)
-class Owner:
-    """Whose containers they are."""
-
-    agent: str
-    """"agents/{agent}"."""
-    instance_id: str
-    """Id of the agent's data folder."""
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Return the labels that tell its containers from all others."""
-        return {LABEL_AGENT: self.agent, LABEL_INSTANCE: self.instance_id}
-
-
-def attempt_key(run: str, epoch: int) -> str:
-    """Name an attempt in a path or a container's name: "<run id>-<epoch>"."""
-    return f"{run.removeprefix('runs/')}-{epoch}"
-
-
-def container_name(run: str, epoch: int) -> str:
-    """Name the container of an attempt."""
-    return f"towline-{attempt_key(run, epoch)}"
-
-
 def command_line(spec: runs_pb2.LaunchSpec) -> str:
     """Write the command for people, at most 200 characters; empty: the image's own."""
     line = " ".join(spec.job.entrypoint)
     return line if len(line) <= 200 else line[:199] + "…"
+
+
+def stop_signal(spec: runs_pb2.LaunchSpec) -> str:
+    """Return the signal that asks a run's program to stop."""
+    return spec.stop_signal or "SIGTERM"
 
 
 def container_config(grant: leases_pb2.Grant, image: ImageFacts, owner: Owner) -> dict[str, Any]:
@@ -95,17 +83,17 @@ def container_config(grant: leases_pb2.Grant, image: ImageFacts, owner: Owner) -
     """
     spec, options = grant.spec, grant.spec.docker
     built = spec.job.WhichOneof("source") != "image"
+    labels = owner.labels | {
+        LABEL_RUN: spec.run,
+        LABEL_EPOCH: str(grant.epoch),
+        LABEL_LEASE: grant.lease_id,
+    }
     config: dict[str, Any] = {
         "Image": image.id,
-        "Labels": owner.labels
-        | {
-            LABEL_RUN: spec.run,
-            LABEL_EPOCH: str(grant.epoch),
-            LABEL_LEASE: grant.lease_id,
-        },
+        "Labels": labels,
         "Env": [f"{name}={value}" for name, value in _environment(grant, image).items()],
         "User": options.user or (BUILT_USER if built else image.user),
-        "HostConfig": _host_config(options, grant.gpu_ids),
+        "HostConfig": _host_config(options, grant.gpu_ids, labels),
     }
     if built:
         config["WorkingDir"] = "/".join(filter(None, [WORKSPACE, spec.job.working_dir.strip("/")]))
@@ -134,10 +122,14 @@ def _environment(grant: leases_pb2.Grant, image: ImageFacts) -> dict[str, str]:
         "TOWLINE_QUEUE": spec.queue,
         "TOWLINE_RUN": spec.run,
         "TOWLINE_RUN_NAME": spec.display_name,
+        "TOWLINE_STOP_FILE": STOP_FILE,
+        "TOWLINE_STOP_SIGNAL": stop_signal(spec),
     }
 
 
-def _host_config(options: docker_pb2.DockerOptions, gpu_ids: Sequence[str]) -> dict[str, Any]:
+def _host_config(
+    options: docker_pb2.DockerOptions, gpu_ids: Sequence[str], labels: Mapping[str, str]
+) -> dict[str, Any]:
     host: dict[str, Any] = {
         "Init": True,
         "CapDrop": ["ALL"],
@@ -146,7 +138,7 @@ def _host_config(options: docker_pb2.DockerOptions, gpu_ids: Sequence[str]) -> d
         "LogConfig": LOG_CONFIG,
         "PidsLimit": options.pids_limit or 4096,
         "ReadonlyRootfs": options.read_only_root,
-        "Mounts": [_towline_volume(), *map(_mount, options.mounts)],
+        "Mounts": [towline_volume(labels), *map(_mount, options.mounts)],
         "Ulimits": [
             {"Name": name, "Soft": limit, "Hard": limit} for name, limit in sorted(options.ulimits.items())
         ],
@@ -167,9 +159,14 @@ def _host_config(options: docker_pb2.DockerOptions, gpu_ids: Sequence[str]) -> d
     return host
 
 
-def _towline_volume() -> dict[str, Any]:
-    """Make /towline an anonymous volume: writable under a read-only root, gone with the container."""
-    return {"Type": "volume", "Target": "/towline", "VolumeOptions": {"NoCopy": True}}
+def towline_volume(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Make /towline an anonymous volume: writable under a read-only root, gone with the container.
+
+    Args:
+        labels: Say whose it is, should the engine lose the container without it.
+    """
+    options = {"NoCopy": True, "Labels": dict(labels)}
+    return {"Type": "volume", "Target": "/towline", "VolumeOptions": options}
 
 
 def _mount(mount: docker_pb2.DockerMount) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from towline.v1 import jobs_pb2
-from towline_agent.core.containers import BUILT_USER, LOG_CONFIG, WORKSPACE
+from towline_agent.core.containers import BUILT_USER, LOG_CONFIG, WORKSPACE, towline_volume
 
 __all__ = [
     "LABEL_BUILDER",
@@ -122,7 +122,8 @@ def build_container(base_image_id: str, builder: str, *, cache_volume: str, netw
         cache_volume: Docker volume that keeps uv's downloads between builds; empty: none.
         network: Docker network of the build; empty: the engine's default bridge.
     """
-    mounts = [{"Type": "volume", "Target": "/towline", "VolumeOptions": {"NoCopy": True}}]
+    labels = {LABEL_BUILDER: builder}
+    mounts = [towline_volume(labels)]
     if cache_volume:
         mounts.append({"Type": "volume", "Source": cache_volume, "Target": "/towline/cache"})
     host: dict[str, Any] = {
@@ -139,7 +140,7 @@ def build_container(base_image_id: str, builder: str, *, cache_volume: str, netw
         "WorkingDir": "/",
         "Entrypoint": ["/bin/sh", "/towline/install"],
         "Cmd": [],
-        "Labels": {LABEL_BUILDER: builder},
+        "Labels": labels,
         "HostConfig": host,
     }
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from typing import Any, Final
 
 import aiohttp
@@ -22,7 +23,7 @@ from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import ExitStatus
 from towline_agent.core.logframes import LogFrames
 from towline_agent.core.offsets import Skipper
-from towline_agent.engine.port import Container, ContainerId, ContainerState
+from towline_agent.engine.port import Container, ContainerId, ContainerState, Volume
 
 __all__ = ["DockerEngine", "connecting", "translated"]
 
@@ -33,7 +34,11 @@ _CHUNK_BYTES: Final = 256 * 1024
 _DEFAULT_URL: Final = "unix:///var/run/docker.sock"
 _TAGGED: Final = re.compile(r"[:@][^/]*$")
 # Errors by status are about what the path names first.
-_MISSING: Final = {"image": "IMAGE_NOT_FOUND", "container": "CONTAINER_NOT_FOUND"}
+_MISSING: Final = {
+    "image": "IMAGE_NOT_FOUND",
+    "container": "CONTAINER_NOT_FOUND",
+    "volume": "VOLUME_NOT_FOUND",
+}
 
 
 @asynccontextmanager
@@ -58,6 +63,11 @@ class DockerEngine:
         self._client = client
         self._gives_newlines = False
         """Whether the engine gives the newline of a long line back, see logframes; told by each ping."""
+
+    @property
+    def url(self) -> str:
+        """Return where the engine is, such as "unix:///var/run/docker.sock"."""
+        return str(self._client._connection_info)
 
     async def ping(self) -> str:
         """See Engine."""
@@ -140,13 +150,20 @@ class DockerEngine:
         else:
             how = ContainerState.ENDED
             ended = ExitStatus(state["ExitCode"], bool(state["OOMKilled"]), state.get("Error") or "")
-        return Container(ContainerId(found["Id"]), how, found["Config"].get("Labels") or {}, ended)
+        return Container(
+            ContainerId(found["Id"]),
+            how,
+            found["Config"].get("Labels") or {},
+            ended,
+            name=found["Name"].removeprefix("/"),
+            started_at=_moment(state["StartedAt"]),
+            finished_at=_moment(state["FinishedAt"]) if ended else None,
+        )
 
     async def containers(self, labels: Mapping[str, str]) -> list[Container]:
         """See Engine."""
-        wanted = [f"{name}={value}" if value else name for name, value in labels.items()]
         with translated():
-            found = await self._client.containers.list(all=1, filters=json.dumps({"label": wanted}))
+            found = await self._client.containers.list(all=1, filters=_having(labels))
         inspected = [await self.inspect(container.id) for container in found]
         return [container for container in inspected if container is not None]
 
@@ -157,6 +174,24 @@ class DockerEngine:
                 await self._client.containers.container(container).delete(force=True, v=True)
         except (NotFound, AlreadyExists):  # gone, or (409) being removed
             return
+
+    async def volumes(self, labels: Mapping[str, str]) -> list[Volume]:
+        """See Engine."""
+        with translated("volume"):
+            async with self._client._query("volumes", params={"filters": _having(labels)}) as response:
+                found = await response.json()
+        return [Volume(volume["Name"], volume["Labels"] or {}) for volume in found["Volumes"] or ()]
+
+    async def remove_volume(self, name: str) -> bool:
+        """See Engine."""
+        try:
+            with translated("volume"):
+                async with self._client._query(f"volumes/{name}", "DELETE"):
+                    return True
+        except NotFound:
+            return True
+        except AlreadyExists:  # (409) it is in use
+            return False
 
     async def put_archive(self, container: ContainerId, path: str, archive: AsyncIterable[bytes]) -> None:
         """See Engine."""
@@ -239,6 +274,16 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield line
     if rest.strip():
         yield rest
+
+
+def _having(labels: Mapping[str, str]) -> str:
+    return json.dumps({"label": [f"{name}={value}" if value else name for name, value in labels.items()]})
+
+
+def _moment(written: str) -> float | None:
+    """Read a moment such as "2026-01-31T12:00:00.123456789Z"; that of the year 1 means never."""
+    moment = datetime.fromisoformat(written)
+    return moment.timestamp() if moment.year > 1 else None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, NewType, Protocol
 from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import ExitStatus
 
-__all__ = ["Container", "ContainerId", "ContainerState", "Engine"]
+__all__ = ["Container", "ContainerId", "ContainerState", "Engine", "Volume"]
 
 ContainerId = NewType("ContainerId", str)
 
@@ -36,6 +36,20 @@ class Container:
     labels: Mapping[str, str]
     exit: ExitStatus | None
     """Set when it has ended."""
+    name: str = ""
+    """Its name."""
+    started_at: float | None = None
+    """When it was started last, seconds since the epoch by the engine's clock; None: never."""
+    finished_at: float | None = None
+    """When it ended, likewise; None: it has not."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume as the engine tells."""
+
+    name: str
+    labels: Mapping[str, str]
 
 
 class Engine(Protocol):
@@ -79,11 +93,19 @@ class Engine(Protocol):
         ...
 
     async def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        """Return all containers, ended ones too, that have all these labels."""
+        """Return all containers, ended ones too, that have all these labels; an empty value: any."""
         ...
 
     async def remove(self, container: str) -> None:
         """Kill and remove a container and its anonymous volumes; an absent one is no error."""
+        ...
+
+    async def volumes(self, labels: Mapping[str, str]) -> list[Volume]:
+        """Return all volumes that have all these labels; with an empty value, whatever theirs is."""
+        ...
+
+    async def remove_volume(self, name: str) -> bool:
+        """Remove a volume and tell whether it is gone: one that a container uses stays."""
         ...
 
     async def put_archive(self, container: ContainerId, path: str, archive: AsyncIterable[bytes]) -> None:

@@ -41,7 +41,12 @@ class QueueFacts:
 
 
 def explain_waiting(
-    facts: QueueFacts, *, gpus: int, ahead: int | None = None, due: datetime | None = None
+    facts: QueueFacts,
+    *,
+    gpus: int,
+    ahead: int | None = None,
+    due: datetime | None = None,
+    expires: datetime | None = None,
 ) -> str:
     """Say why a run waits: the constraint that would still hold it if all later ones were gone.
 
@@ -50,10 +55,16 @@ def explain_waiting(
         gpus: GPUs that it needs.
         ahead: Runs ahead of it; None: not counted.
         due: When it may start, if that is not yet.
+        expires: When it has waited for too long; None: never.
     """
     if due is not None:
-        return f"scheduled until {due.isoformat(timespec='seconds')}"
-    return f"{_constraint(facts, gpus)}{_place(ahead)}"
+        return f"scheduled until {_moment(due)}"
+    waits = f"; waits until {_moment(expires)} at most" if expires else ""
+    return f"{_constraint(facts, gpus)}{_place(ahead)}{waits}"
+
+
+def _moment(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")
 
 
 def _constraint(facts: QueueFacts, gpus: int) -> str:

@@ -7,20 +7,23 @@ from typing import Final
 
 from towline.errors import InvalidArgument
 from towline.v1 import queues_pb2
+from towline_queue.core.durations import read_duration
 
-__all__ = ["DEFAULT", "LeasePolicy", "policy_of", "strictest"]
+__all__ = ["DEFAULT", "LeasePolicy", "check_policy", "policy_of", "strictest"]
 
 _LONGEST: Final = timedelta(days=30)
+_STOP_SIGNALS: Final = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 @dataclass(frozen=True)
 class LeasePolicy:
-    """The times of towline.v1.LeasePolicy, all set, heartbeat < disconnected < lost."""
+    """What towline.v1.LeasePolicy says, all set, heartbeat < disconnected < lost."""
 
     heartbeat_interval: timedelta = timedelta(seconds=5)
     disconnected_after: timedelta = timedelta(seconds=30)
     lost_after: timedelta = timedelta(seconds=120)
     stop_grace: timedelta = timedelta(seconds=15)
+    stop_signal: str = "SIGTERM"
 
 
 DEFAULT: Final = LeasePolicy()
@@ -30,35 +33,49 @@ def policy_of(message: queues_pb2.LeasePolicy, field: str = "spec.lease_policy")
     """Read a queue's policy, defaults filled in.
 
     Raises:
-        InvalidArgument: A time is not positive, is longer than 30 days, or the order
-            heartbeat_interval < disconnected_after < lost_after does not hold; it names the field.
+        InvalidArgument: A time is not positive, is longer than 30 days, the order
+            heartbeat_interval < disconnected_after < lost_after does not hold, or the signal is none
+            that a program is asked to stop with; it names the field.
     """
     given = {descriptor.name: value for descriptor, value in message.ListFields()}
 
     def time(name: str, default: timedelta) -> timedelta:
-        value = given.get(name)
-        if value is None:
-            return default
-        if value.seconds > _LONGEST.total_seconds():
-            raise InvalidArgument.field(f"{field}.{name}", f"is over {_LONGEST.days} days; give less")
-        span: timedelta = value.ToTimedelta()
-        return span
+        return read_duration(given[name], f"{field}.{name}", _LONGEST) if name in given else default
 
     policy = LeasePolicy(
         heartbeat_interval=time("heartbeat_interval", DEFAULT.heartbeat_interval),
         disconnected_after=time("disconnected_after", DEFAULT.disconnected_after),
         lost_after=time("lost_after", DEFAULT.lost_after),
         stop_grace=time("stop_grace", DEFAULT.stop_grace),
+        stop_signal=message.stop_signal or DEFAULT.stop_signal,
     )
     if policy.heartbeat_interval <= timedelta(0):
         raise InvalidArgument.field(
             f"{field}.heartbeat_interval", "must be more than 0; leave it out for 5 s"
         )
-    if policy.stop_grace < timedelta(0):
-        raise InvalidArgument.field(f"{field}.stop_grace", "must not be negative; leave it out for 15 s")
+    if policy.stop_signal not in _STOP_SIGNALS:
+        raise InvalidArgument.field(
+            f"{field}.stop_signal", f"{policy.stop_signal!r}: give one of {', '.join(_STOP_SIGNALS)}"
+        )
     _ordered(policy, field, "heartbeat_interval", "disconnected_after")
     _ordered(policy, field, "disconnected_after", "lost_after")
     return policy
+
+
+def check_policy(message: queues_pb2.LeasePolicy, field: str = "spec.lease_policy") -> None:
+    """Check a policy that a queue is to have from now on.
+
+    Raises:
+        InvalidArgument: See `policy_of`; or heartbeats come so seldom that an agent, which stops its
+            containers after three quarters of `lost_after`, would stop them between two of them.
+    """
+    policy = policy_of(message, field)
+    if policy.lost_after < 2 * policy.heartbeat_interval:
+        raise InvalidArgument.field(
+            f"{field}.lost_after",
+            f"{policy.lost_after.total_seconds():g} s must be at least twice heartbeat_interval "
+            f"({policy.heartbeat_interval.total_seconds():g} s), for a lease must outlast a late heartbeat",
+        )
 
 
 def _ordered(policy: LeasePolicy, field: str, shorter: str, longer: str) -> None:
@@ -73,7 +90,8 @@ def _ordered(policy: LeasePolicy, field: str, shorter: str, longer: str) -> None
 def strictest(policies: Iterable[LeasePolicy]) -> LeasePolicy:
     """Combine the policies of the queues that one session serves: each time is the shortest of them.
 
-    One renewal covers all leases of a session, so it may promise no more than the queue that waits least.
+    One heartbeat speaks for all of them. How long a lease holds, and how a run is stopped, is its own
+    queue's matter.
     """
     given = list(policies) or [DEFAULT]
     return LeasePolicy(

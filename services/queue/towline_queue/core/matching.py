@@ -24,6 +24,7 @@ class Offer:
 
     Attributes:
         session: Its id.
+        agent: "agents/{agent}".
         queues: Queues it serves, the preferred ones first.
         free_slots: Attempts it could take.
         free_gpus: UUIDs of the GPUs that are free.
@@ -31,6 +32,7 @@ class Offer:
     """
 
     session: UUID
+    agent: str
     queues: tuple[str, ...]
     free_slots: int
     free_gpus: frozenset[str]

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from typing import Final
 
-from towline.errors import AlreadyExists
+from towline.errors import Aborted, AlreadyExists
 from towline_queue.core.lease_ids import AttemptKey, lease_id
+from towline_queue.core.stops import StopReason
 from towline_queue.core.transitions import State
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Reconciliation",
     "VerdictKind",
     "admit",
+    "check_order",
     "lease_set_digest",
     "reconcile",
 ]
@@ -56,14 +59,45 @@ def admit(agent: str, instance_id: str, current: CurrentSession | None) -> None:
     )
 
 
+def check_order(agent: str, hello_seq: int, last_seq: int) -> None:
+    """Refuse a Hello that was delayed until a later one of the same instance had opened a session.
+
+    It would fence that session, and its inventory would end the leases granted since while their containers run.
+
+    Args:
+        agent: Whose Hello it is.
+        hello_seq: Its number; 0: not told.
+        last_seq: The number of the instance's last one that was admitted.
+
+    Raises:
+        Aborted: HELLO_OUT_OF_DATE.
+    """
+    if 0 < hello_seq < last_seq:
+        raise Aborted(
+            f"{agent} has said hello again since (number {last_seq}, this one is {hello_seq}); connect again. "
+            "If its data folder was restored from a copy, remove agent.json from it",
+            reason="HELLO_OUT_OF_DATE",
+            metadata={"agent": agent},
+        )
+
+
 class VerdictKind(Enum):
     """What an agent does with one entry of its inventory, see towline.v1.VerdictAction."""
 
     ADOPT = "adopt"
     STOP_STALE = "stop stale"
     STOP_CANCELLED = "stop cancelled"
+    STOP_PREEMPTED = "stop preempted"
     STOP_UNKNOWN = "stop unknown"
     FINISH_CONFIRMED = "finish confirmed"
+
+
+_HELD: Final = {
+    None: VerdictKind.ADOPT,
+    StopReason.CANCELLED: VerdictKind.STOP_CANCELLED,
+    StopReason.PREEMPTED: VerdictKind.STOP_PREEMPTED,
+}
+"""Verdict on a lease that is the agent's, by why it is to be stopped."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +132,8 @@ class HeldLease:
 
     key: AttemptKey
     accepted: bool
-    cancel_requested: bool
+    stop: StopReason | None
+    """Why it is to be stopped, if it is."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +178,7 @@ def reconcile(
     held = {lease.key: lease for lease in leases}
     verdicts = [(entry, _verdict(entry, held, others, known_runs)) for entry in inventory.entries]
     adopted = {
-        entry.key: entry.state
-        for entry, verdict in verdicts
-        if entry.key and verdict in {VerdictKind.ADOPT, VerdictKind.STOP_CANCELLED}
+        entry.key: entry.state for entry, verdict in verdicts if entry.key and verdict in _HELD.values()
     }
     missing = [
         lease
@@ -170,7 +203,7 @@ def _verdict(
         return VerdictKind.STOP_UNKNOWN
     lease = held.get(entry.key)
     if lease is not None:
-        return VerdictKind.STOP_CANCELLED if lease.cancel_requested else VerdictKind.ADOPT
+        return _HELD[lease.stop]
     other = others.get(entry.key)
     return VerdictKind.FINISH_CONFIRMED if other and other.finished else VerdictKind.STOP_STALE
 

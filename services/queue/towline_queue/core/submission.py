@@ -12,7 +12,8 @@ from towline import names
 from towline.errors import InvalidArgument
 from towline.names import JobVersionName, QueueName, RunName
 from towline.v1 import docker_pb2, jobs_pb2, queues_pb2, runs_pb2
-from towline_queue.core.lease_policy import policy_of
+from towline_queue.core import limits, retries
+from towline_queue.core.lease_policy import LeasePolicy, policy_of
 from towline_queue.core.parameters import Parameters
 from towline_queue.core.template import template_of
 from towline_queue.core.transitions import State
@@ -40,6 +41,8 @@ class Submission:
         author: Who submits.
         labels: Free labels.
         not_before: When it may start; None: at once.
+        limits: Time limits as given.
+        retry_policy: Retries as given.
     """
 
     job: JobVersionName
@@ -51,6 +54,8 @@ class Submission:
     author: str
     labels: Mapping[str, str]
     not_before: datetime | None
+    limits: runs_pb2.TimeLimits
+    retry_policy: runs_pb2.RetryPolicy
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,8 @@ def check(message: runs_pb2.RunSubmission, field: str) -> Submission:
         not_before=_moment(message.not_before, f"{field}.not_before")
         if message.HasField("not_before")
         else None,
+        limits=message.limits,
+        retry_policy=message.retry_policy,
     )
 
 
@@ -143,8 +150,11 @@ def make_run(submission: Submission, version: jobs_pb2.JobVersion, made: Made, p
         prefix: Put before each path in an error, such as "runs[3].".
 
     Raises:
-        InvalidArgument: Parameters (INVALID_CONFIG) or template variables (INVALID_VARIABLE) are wrong.
+        InvalidArgument: Parameters (INVALID_CONFIG), template variables (INVALID_VARIABLE), time limits
+            or retries (INVALID_FIELD) are wrong.
     """
+    queue = _queue_terms(made.queue_spec)
+    path = prefix or "run."
     spec = runs_pb2.LaunchSpec(
         run=made.name,
         display_name=submission.display_name or _display_name(version.name, made.name),
@@ -153,6 +163,8 @@ def make_run(submission: Submission, version: jobs_pb2.JobVersion, made: Made, p
         job=version.spec,
         config_json=_parameters(version.spec, prefix).resolve(submission.config_json, prefix),
         author=submission.author,
+        limits=limits.limits_of(submission.limits, queue.limits, f"{path}limits"),
+        retry_policy=_retry_policy(submission.retry_policy, queue, f"{path}retry_policy"),
     )
     _fill_resource(spec, made.queue_spec, submission.variables, prefix)
     due = submission.not_before if submission.not_before and submission.not_before > made.time else None
@@ -168,7 +180,7 @@ def make_run(submission: Submission, version: jobs_pb2.JobVersion, made: Made, p
 
 
 def repeat_run(ended: NewRun, made: Made) -> NewRun:
-    """Make a run with the content of one that has ended: same job, parameters, variables and template.
+    """Make a run with the content of one that has ended: its job, parameters, variables, template and limits.
 
     Args:
         ended: The run to repeat, as it was stored.
@@ -177,6 +189,8 @@ def repeat_run(ended: NewRun, made: Made) -> NewRun:
     spec = runs_pb2.LaunchSpec()
     spec.CopyFrom(ended.spec)
     spec.run = made.name
+    # Whole also where it was made before runs had one.
+    spec.retry_policy.CopyFrom(retries.policy_of(spec.retry_policy, runs_pb2.RetryPolicy()))
     # Filled again, for macros such as ${run_id} stand for the new run now.
     _fill_resource(spec, made.queue_spec, ended.variables, "")
     return NewRun(
@@ -204,8 +218,37 @@ def _fill_resource(
         variables, spec.job.hints, macros, prefix
     )
     spec.docker.CopyFrom(options)
-    policy = policy_of(queues_pb2.QueueSpec.FromString(queue_spec).lease_policy)
+    policy = _queue_terms(queue_spec).lease_policy
     spec.stop_grace.FromTimedelta(policy.stop_grace)
+    spec.stop_signal = policy.stop_signal
+
+
+@dataclass(frozen=True)
+class _QueueTerms:
+    """What a queue says about its runs besides the template; checked when the queue was made."""
+
+    lease_policy: LeasePolicy
+    limits: runs_pb2.TimeLimits
+    retry_policy: runs_pb2.RetryPolicy
+    whole_retry_policy: runs_pb2.RetryPolicy
+
+
+@lru_cache(maxsize=256)
+def _queue_terms(queue_spec: bytes) -> _QueueTerms:
+    """Read a serialized QueueSpec once per content: a thousand submissions come to one queue."""
+    spec = queues_pb2.QueueSpec.FromString(queue_spec)
+    return _QueueTerms(
+        lease_policy=policy_of(spec.lease_policy),
+        limits=spec.limits,
+        retry_policy=spec.retry_policy,
+        whole_retry_policy=retries.policy_of(runs_pb2.RetryPolicy(), spec.retry_policy),
+    )
+
+
+def _retry_policy(given: runs_pb2.RetryPolicy, queue: _QueueTerms, field: str) -> runs_pb2.RetryPolicy:
+    if not given.ByteSize():
+        return queue.whole_retry_policy
+    return retries.policy_of(given, queue.retry_policy, field)
 
 
 def _parameters(job: jobs_pb2.JobSpec, prefix: str) -> Parameters:

@@ -16,15 +16,19 @@ __all__ = [
     "BEGIN_STOPPING",
     "CANCEL_GIVEN_BACK",
     "CANCEL_LOST",
+    "CANCEL_RETRY",
     "CANCEL_WAITING",
     "CLAIM",
+    "EXPIRE_WAITING",
     "FINISH_CANCELLED",
     "FINISH_FAILED",
     "FINISH_SUCCEEDED",
     "GIVE_UP_LOST",
+    "PROGRESS",
     "PROMOTE",
     "RELEASE",
     "REQUEUE_LOST",
+    "REQUEUE_PREEMPTED",
     "RETRY",
     "RETURN",
     "TABLE",
@@ -100,6 +104,9 @@ def _move(
 PROMOTE: Final = _move("due", {State.SCHEDULED}, State.QUEUED, Actor.PROMOTER, "due time reached")
 CLAIM: Final = _move("claim", {State.QUEUED}, State.LEASED, Actor.DISPATCHER, "row lock, epoch + 1")
 CANCEL_WAITING: Final = _move("cancel", WAITING, State.CANCELLED, Actor.API)
+EXPIRE_WAITING: Final = _move(
+    "waited too long", {State.QUEUED}, State.FAILED, Actor.REAPER, "row lock, max_wait is over"
+)
 
 # Progress only goes forward, and may skip: an agent that was away tells where it stands now.
 BEGIN_PREPARING: Final = _move("prepares", {State.LEASED}, State.PREPARING, Actor.AGENT, "epoch")
@@ -108,8 +115,13 @@ BEGIN_STOPPING: Final = _move(
     "stops", {State.LEASED, State.PREPARING, State.RUNNING}, State.STOPPING, Actor.AGENT, "epoch"
 )
 
+PROGRESS: Final = (BEGIN_PREPARING, BEGIN_RUNNING, BEGIN_STOPPING)
+"""What an agent tells on the way."""
+
 FINISH_SUCCEEDED: Final = _move("finish", ACTIVE, State.SUCCEEDED, Actor.AGENT, "epoch")
-FINISH_FAILED: Final = _move("finish", ACTIVE, State.FAILED, Actor.AGENT, "epoch")
+FINISH_FAILED: Final = _move(
+    "finish", ACTIVE, State.FAILED, Actor.AGENT, "epoch, no retries left for that cause"
+)
 FINISH_CANCELLED: Final = _move("finish", ACTIVE, State.CANCELLED, Actor.AGENT, "epoch")
 
 RETURN: Final = _move(
@@ -122,33 +134,38 @@ RELEASE: Final = _move(
 CANCEL_GIVEN_BACK: Final = _move(
     "given back", {State.LEASED, State.PREPARING}, State.CANCELLED, Actor.QUEUE, "epoch, cancel requested"
 )
-RETRY: Final = _move("retry", ACTIVE, State.SCHEDULED, Actor.QUEUE, "epoch, attempts left for that cause")
+# An agent's failed result; the attempt has ended, the run has not.
+RETRY: Final = _move(
+    "retry", ACTIVE, State.SCHEDULED, Actor.QUEUE, "epoch, retries left for that cause, no cancel requested"
+)
+REQUEUE_PREEMPTED: Final = _move(
+    "preempted", ACTIVE, State.QUEUED, Actor.QUEUE, "epoch, retries left, no cancel requested"
+)
+CANCEL_RETRY: Final = _move(
+    "not tried again", ACTIVE, State.CANCELLED, Actor.QUEUE, "epoch, cancel requested"
+)
 
+# The session expired, or its agent says that it no longer has the run or had to stop it unrenewed.
 REQUEUE_LOST: Final = _move(
     "lost",
     ACTIVE,
     State.QUEUED,
     Actor.REAPER,
-    "epoch, session expired or gone from its node, no cancel requested",
+    "epoch, lease expired or gone, retries left, no cancel requested",
 )
 GIVE_UP_LOST: Final = _move(
-    "lost", ACTIVE, State.FAILED, Actor.REAPER, "epoch, session expired, no attempts left"
+    "lost", ACTIVE, State.FAILED, Actor.REAPER, "epoch, lease expired or gone, no retries left"
 )
 CANCEL_LOST: Final = _move(
-    "lost",
-    ACTIVE,
-    State.CANCELLED,
-    Actor.REAPER,
-    "epoch, session expired or gone from its node, cancel requested",
+    "lost", ACTIVE, State.CANCELLED, Actor.REAPER, "epoch, lease expired or gone, cancel requested"
 )
 
 TABLE: Final = (
     PROMOTE,
     CLAIM,
     CANCEL_WAITING,
-    BEGIN_PREPARING,
-    BEGIN_RUNNING,
-    BEGIN_STOPPING,
+    EXPIRE_WAITING,
+    *PROGRESS,
     FINISH_SUCCEEDED,
     FINISH_FAILED,
     FINISH_CANCELLED,
@@ -156,6 +173,8 @@ TABLE: Final = (
     RELEASE,
     CANCEL_GIVEN_BACK,
     RETRY,
+    REQUEUE_PREEMPTED,
+    CANCEL_RETRY,
     REQUEUE_LOST,
     GIVE_UP_LOST,
     CANCEL_LOST,

@@ -8,6 +8,7 @@ from towline import names
 from towline.requests import pages
 from towline.service.postgres import idempotent, transaction
 from towline.v1 import fleet_pb2, fleet_pb2_grpc, leases_pb2
+from towline_queue.core.durations import read_duration
 from towline_queue.signals import Signals
 from towline_queue.storage import agents
 from towline_queue.storage.agents import StoredAgent
@@ -55,9 +56,10 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.DrainAgentResponse:
         """Ask an agent to take no more runs, see the proto."""
         name = names.agent(request.name, "name")
+        deadline = read_duration(request.deadline, "deadline") if request.HasField("deadline") else None
 
         async def apply(connection: AsyncConnection) -> fleet_pb2.DrainAgentResponse:
-            await agents.drain(connection, name)
+            await agents.drain_by(connection, name, deadline)
             return fleet_pb2.DrainAgentResponse(agent=_agent(await agents.get(connection, name)))
 
         response = await idempotent(self._engine, requests, request, fleet_pb2.DrainAgentResponse, apply)
@@ -79,6 +81,8 @@ def _agent(stored: StoredAgent) -> fleet_pb2.Agent:
     )
     if stored.seen_time is not None:
         agent.last_seen_time.FromDatetime(stored.seen_time)
+    if stored.drain_deadline is not None:
+        agent.drain_deadline.FromDatetime(stored.drain_deadline)
     return agent
 
 

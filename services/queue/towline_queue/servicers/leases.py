@@ -7,12 +7,9 @@ from typing import Any, Final
 
 from towline.errors import InvalidArgument
 from towline.v1 import leases_pb2, leases_pb2_grpc
-from towline_queue import lease_messages
-from towline_queue.connections import Identity, Session
+from towline_queue.core import lease_messages
 from towline_queue.core.reports import Report
-from towline_queue.lease_messages import Introduction
 from towline_queue.leasing import Leasing
-from towline_queue.session_desk import OpenSession
 from towline_queue.session_stream import SessionStream, Stream
 
 __all__ = ["LeaseServicer"]
@@ -35,18 +32,9 @@ class LeaseServicer(leases_pb2_grpc.LeaseServiceServicer):
         self, request_iterator: AsyncIterator[leases_pb2.StreamLeasesRequest], context: Stream
     ) -> None:
         """Serve one agent session, see the proto."""
-        leasing = self._leasing
-        introduction = lease_messages.read_hello(await _first(request_iterator))
-        leasing.check_running()
-        opened = await leasing.desk.open(introduction.newcomer, introduction.queues, introduction.inventory)
-        session = _session(introduction, opened)
-        session.send(_welcome(opened))
-        session.drain_told = opened.opened.draining
-        leasing.admit(session)
-        try:
-            await SessionStream(session, leasing.desk, leasing.signals).serve(request_iterator, context)
-        finally:
-            leasing.connections.remove(session)
+        hello = await _first(request_iterator)
+        session = self._leasing.new_session()
+        await SessionStream(session, self._leasing).serve(hello, request_iterator, context)
 
     async def FinishLeases(
         self, request: leases_pb2.FinishLeasesRequest, context: Any
@@ -69,31 +57,3 @@ async def _first(requests: AsyncIterator[leases_pb2.StreamLeasesRequest]) -> lea
     except TimeoutError:
         pass
     raise InvalidArgument.field("hello", f"did not come within {_HELLO_WITHIN.total_seconds():g} s")
-
-
-def _session(introduction: Introduction, opened: OpenSession) -> Session:
-    identity = Identity(
-        id=opened.id,
-        agent=introduction.newcomer.agent,
-        epoch=opened.opened.epoch,
-        queues=introduction.queues,
-        total_gpus=introduction.gpus,
-        policy=opened.policy,
-    )
-    return Session(identity, set(opened.opened.reconciled.outcome.adopted))
-
-
-def _welcome(opened: OpenSession) -> leases_pb2.StreamLeasesResponse:
-    response = leases_pb2.StreamLeasesResponse(
-        welcome=leases_pb2.Welcome(
-            session_id=str(opened.id),
-            session_epoch=opened.opened.epoch,
-            ttl=lease_messages.duration(opened.policy.lost_after),
-            heartbeat_interval=lease_messages.duration(opened.policy.heartbeat_interval),
-            verdicts=lease_messages.verdicts(opened.opened.reconciled.outcome.verdicts),
-            missing_queues=opened.missing_queues,
-        )
-    )
-    if opened.opened.draining:
-        response.drain.SetInParent()
-    return response

@@ -8,8 +8,10 @@ from towline import names
 from towline.errors import InvalidArgument
 from towline.requests import pages
 from towline.service.postgres import idempotent, transaction
-from towline.v1 import queues_pb2, queues_pb2_grpc
-from towline_queue.core.lease_policy import policy_of
+from towline.v1 import queues_pb2, queues_pb2_grpc, runs_pb2
+from towline_queue.core import retries
+from towline_queue.core.lease_policy import check_policy
+from towline_queue.core.limits import check_limits
 from towline_queue.core.template import template_of
 from towline_queue.run_views import timestamp
 from towline_queue.signals import Signals
@@ -124,7 +126,9 @@ def _checked(spec: queues_pb2.QueueSpec) -> bytes:
             "spec.description",
             f"has {len(spec.description)} characters; at most {_MAX_DESCRIPTION} can be kept",
         )
-    policy_of(spec.lease_policy)
+    check_policy(spec.lease_policy)
+    check_limits(spec.limits, "spec.limits")
+    retries.policy_of(spec.retry_policy, runs_pb2.RetryPolicy(), "spec.retry_policy")
     complete = queues_pb2.QueueSpec()
     complete.CopyFrom(spec)
     complete.docker.SetInParent()

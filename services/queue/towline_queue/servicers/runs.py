@@ -101,7 +101,22 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
         response = await idempotent(self._engine, requests, request, runs_pb2.CancelRunResponse, apply)
         self._signals.run_changed(name)
         if State(response.run.state) in ACTIVE:
-            self._signals.cancel_requested(name)
+            self._signals.stop_requested(name)
+        return response
+
+    async def PreemptRun(
+        self, request: runs_pb2.PreemptRunRequest, context: Any
+    ) -> runs_pb2.PreemptRunResponse:
+        """Have a run's current attempt stopped and the run queued again."""
+        name = names.run(request.name)
+
+        async def apply(connection: AsyncConnection) -> runs_pb2.PreemptRunResponse:
+            await runs.preempt(connection, name)
+            return runs_pb2.PreemptRunResponse(run=await view(connection, name))
+
+        response = await idempotent(self._engine, requests, request, runs_pb2.PreemptRunResponse, apply)
+        self._signals.run_changed(name)
+        self._signals.stop_requested(name)
         return response
 
     async def RetryRun(self, request: runs_pb2.RetryRunRequest, context: Any) -> runs_pb2.RetryRunResponse:

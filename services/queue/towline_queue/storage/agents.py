@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Row, and_, func, select, update
@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.errors import NotFound
 from towline.names import AgentName
+from towline_queue.storage.statements import REACHABLE
 from towline_queue.storage.tables import agents, leases, sessions
 
-__all__ = ["StoredAgent", "drain", "get", "page"]
+__all__ = ["StoredAgent", "drain_by", "get", "page"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class StoredAgent:
         gpus: Serialized Gpu each.
         labels: Of its node.
         draining: Whether it takes no more runs.
+        drain_deadline: When the runs left are preempted, while it drains; None: never.
         reachable: Whether its session was heard from lately.
         seen_time: Last sign of life.
         runs: "runs/{run}" it holds.
@@ -41,6 +43,7 @@ class StoredAgent:
     gpus: Sequence[bytes]
     labels: dict[str, str]
     draining: bool
+    drain_deadline: datetime | None
     reachable: bool
     seen_time: datetime | None
     runs: Sequence[str]
@@ -49,14 +52,10 @@ class StoredAgent:
 _HELD: Final = func.array(
     select(leases.c.run).where(leases.c.agent == agents.c.name).order_by(leases.c.run).scalar_subquery()
 )
-_REACHABLE: Final = and_(
-    agents.c.session == sessions.c.id,
-    sessions.c.seen_time + sessions.c.disconnected_after > func.clock_timestamp(),
-)
 # By epoch, not by id: the last session of an agent that has left still says when it was seen.
 _QUERY: Final = select(
     agents,
-    func.coalesce(_REACHABLE, False).label("reachable"),
+    func.coalesce(and_(agents.c.session == sessions.c.id, REACHABLE), False).label("reachable"),
     sessions.c.seen_time,
     _HELD.label("runs"),
 ).select_from(
@@ -83,9 +82,18 @@ async def page(connection: AsyncConnection, *, after: str | None, size: int) -> 
     return [_stored(row) for row in (await connection.execute(query)).all()]
 
 
-async def drain(connection: AsyncConnection, name: str) -> None:
-    """Keep an agent from getting runs until its process is started anew; NotFound/AGENT_NOT_FOUND."""
-    marked = await connection.execute(update(agents).where(agents.c.name == name).values(draining=True))
+async def drain_by(connection: AsyncConnection, name: AgentName, deadline: timedelta | None) -> None:
+    """Drain an agent as somebody asked: the runs that are left after `deadline` are preempted.
+
+    Args:
+        connection: The transaction.
+        name: The agent; NotFound/AGENT_NOT_FOUND.
+        deadline: From now; None: its runs may take as long as they need. It replaces one given before.
+    """
+    by = None if deadline is None else func.now() + deadline
+    marked = await connection.execute(
+        update(agents).where(agents.c.name == name).values(draining=True, drain_deadline=by)
+    )
     if marked.rowcount == 0:
         raise _not_found(name)
 

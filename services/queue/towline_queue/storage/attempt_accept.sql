@@ -11,5 +11,5 @@ WITH current AS MATERIALIZED (
 UPDATE queue.leases
 SET accepted = true
 FROM current
-WHERE leases.run = current.run AND leases.epoch = current.epoch
+WHERE leases.run = current.run
 RETURNING leases.run, leases.epoch

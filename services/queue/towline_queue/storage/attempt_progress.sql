@@ -1,5 +1,6 @@
--- Move runs forward; parallel arrays, one entry per attempt. A state is never taken back, an event that
--- came before changes nothing. `seqs` 0: from an inventory, which tells the state and no more.
+-- Move runs forward; parallel arrays, one entry per attempt. Only by the moves (`froms`, `tos`), so that
+-- no state is taken back; an event that came before changes nothing. `seqs` 0: from an inventory, which
+-- tells the state and no more.
 WITH current AS MATERIALIZED (
     SELECT said.*
     FROM unnest(
@@ -26,7 +27,9 @@ WITH current AS MATERIALIZED (
     RETURNING current.run, current.seq, current.state, current.detail
 ), moved AS (
     UPDATE queue.runs
-    SET state = greatest(runs.state, news.state),
+    SET state = CASE WHEN (runs.state, news.state) IN (
+                         SELECT * FROM unnest(CAST(:froms AS smallint[]), CAST(:tos AS smallint[])))
+                     THEN news.state ELSE runs.state END,
         state_detail = CASE WHEN news.seq = 0 THEN runs.state_detail ELSE news.detail END
     FROM news
     WHERE runs.name = news.run

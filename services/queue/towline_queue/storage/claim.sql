@@ -10,32 +10,33 @@ WITH holder AS MATERIALIZED (
     WHERE agents.name = ANY(CAST(:agents AS text[]))
       AND sessions.id = ANY(CAST(:holders AS uuid[]))
       AND NOT agents.draining
-      AND now() < sessions.seen_time + sessions.disconnected_after
+      AND {reachable}
     FOR SHARE OF agents SKIP LOCKED
 ), taken AS (
     UPDATE queue.runs
     SET state = :target, epoch = runs.epoch + 1, state_detail = 'Handed to ' || holder.agent
     FROM unnest(CAST(:runs AS text[]), CAST(:sessions AS uuid[]), CAST(:gpu_ids AS text[]))
         AS choice (run, session, gpu_ids)
-    JOIN holder USING (session)
+    JOIN holder USING (session), queue.queues
     WHERE runs.name = choice.run
+      AND queues.name = runs.queue
       AND runs.state = ANY(CAST(:sources AS smallint[]))
       AND (choice.gpu_ids = '' OR NOT EXISTS (
           SELECT FROM queue.leases
           WHERE leases.agent = holder.agent
             AND leases.gpu_ids && string_to_array(choice.gpu_ids, ',')))
     RETURNING runs.name AS run, runs.epoch, runs.queue, runs.spec, holder.agent, choice.session,
-              string_to_array(choice.gpu_ids, ',') AS gpu_ids
+              string_to_array(choice.gpu_ids, ',') AS gpu_ids, queues.lost_after
 ), leased AS (
-    INSERT INTO queue.leases (run, epoch, session, agent, queue, gpu_ids)
-    SELECT run, epoch, session, agent, queue, gpu_ids FROM taken
+    INSERT INTO queue.leases (run, epoch, session, agent, queue, gpu_ids, lost_after)
+    SELECT run, epoch, session, agent, queue, gpu_ids, lost_after FROM taken
 ), attempted AS (
     INSERT INTO queue.attempts (run, epoch, agent, gpu_ids)
     SELECT run, epoch, agent, gpu_ids FROM taken
 ), unqueued AS (
     DELETE FROM queue.ready USING taken WHERE ready.run = taken.run
 )
-SELECT taken.run, taken.epoch, taken.session, taken.spec,
+SELECT taken.run, taken.epoch, taken.session, taken.spec, taken.gpu_ids, taken.lost_after,
        (SELECT count(*) FROM queue.attempts
         WHERE attempts.run = taken.run AND attempts.outcome <> :released) + 1 AS number
 FROM taken

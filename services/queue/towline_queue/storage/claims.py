@@ -1,35 +1,21 @@
 """Handing out waiting runs, in one transaction of three statements: take, (decide), claim."""
 
-from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.v1 import runs_pb2
 from towline_queue.core.lease_ids import AttemptKey
+from towline_queue.core.leases import Claimed
 from towline_queue.core.matching import Assignment, Lane, WaitingRun
 from towline_queue.core.transitions import CLAIM
 from towline_queue.storage.statements import statement
-from towline_queue.storage.tables import leases
+from towline_queue.storage.tables import agents, leases
 
-__all__ = ["Claimed", "claim", "held_gpus", "take"]
+__all__ = ["claim", "held_gpus", "take"]
 
 _PRIORITIES = [number for number in runs_pb2.Priority.values() if number]
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """One new lease."""
-
-    key: AttemptKey
-    session: UUID
-    number: int
-    """1 for the first attempt of the run."""
-    spec: bytes
-    """towline.v1.LaunchSpec."""
 
 
 async def take(connection: AsyncConnection, lanes: Sequence[Lane]) -> list[WaitingRun]:
@@ -61,25 +47,34 @@ async def take(connection: AsyncConnection, lanes: Sequence[Lane]) -> list[Waiti
 
 
 async def held_gpus(connection: AsyncConnection, agent_names: Collection[str]) -> dict[str, set[str]]:
-    """Return the GPUs that leases of each agent hold, whatever the agent says."""
-    held: dict[str, set[str]] = defaultdict(set)
-    rows = await connection.execute(
-        select(leases.c.agent, leases.c.gpu_ids).where(leases.c.agent.in_(agent_names))
+    """Lock agents and return the GPUs that leases of each hold; an agent that is locked already is left out.
+
+    The lock makes claims for one agent take turns, so that no two that overlap (one whose commit nobody
+    waits for any more, and the next) give away one GPU: each sees the leases that the other made.
+    """
+    locked = await connection.execute(
+        select(agents.c.name)
+        .where(agents.c.name.in_(agent_names))
+        .order_by(agents.c.name)
+        .with_for_update(key_share=True, skip_locked=True)
     )
+    held: dict[str, set[str]] = {name: set() for name in locked.scalars()}
+    # A statement of its own: it must see what was committed while the lock was another's.
+    rows = await connection.execute(select(leases.c.agent, leases.c.gpu_ids).where(leases.c.agent.in_(held)))
     for row in rows:
         held[row.agent].update(row.gpu_ids)
     return held
 
 
 async def claim(
-    connection: AsyncConnection, assignments: Sequence[Assignment], agents: Sequence[str]
+    connection: AsyncConnection, assignments: Sequence[Assignment], holders: Sequence[str]
 ) -> list[Claimed]:
     """Give locked runs to sessions; what a session may not have any more is left out.
 
     Args:
         connection: The transaction that took the runs.
         assignments: What goes where.
-        agents: The agents of these sessions.
+        holders: The agents of these sessions.
     """
     rows = await connection.execute(
         statement("claim"),
@@ -88,10 +83,20 @@ async def claim(
             "sessions": [assignment.session for assignment in assignments],
             "gpu_ids": [",".join(assignment.gpu_ids) for assignment in assignments],
             "holders": list({assignment.session for assignment in assignments}),
-            "agents": list(agents),
+            "agents": list(holders),
             "sources": sorted(CLAIM.sources),
             "target": CLAIM.target,
             "released": runs_pb2.ATTEMPT_OUTCOME_RELEASED,
         },
     )
-    return [Claimed(AttemptKey(row.run, row.epoch), row.session, row.number, row.spec) for row in rows]
+    return [
+        Claimed(
+            key=AttemptKey(row.run, row.epoch),
+            session=row.session,
+            number=row.number,
+            spec=row.spec,
+            gpu_ids=tuple(row.gpu_ids),
+            ttl=row.lost_after,
+        )
+        for row in rows
+    ]

@@ -7,25 +7,26 @@ WITH given AS (
         CAST(:shapes AS smallint[]), CAST(:states AS smallint[]), CAST(:job_versions AS text[]),
         CAST(:display_names AS text[]), CAST(:authors AS text[]), CAST(:labels AS text[]),
         CAST(:variables AS text[]), CAST(:specs AS bytea[]), CAST(:queue_specs AS bytea[]),
-        CAST(:retries_of AS text[]), CAST(:due_times AS timestamptz[])
+        CAST(:retries_of AS text[]), CAST(:due_times AS timestamptz[]),
+        CAST(:max_waits AS interval[]), CAST(:retry_policies AS bytea[])
     ) WITH ORDINALITY AS given(
         name, queue, priority, shape, state, job_version, display_name, author, labels,
-        variables, spec, queue_spec, retry_of, due_time, position
+        variables, spec, queue_spec, retry_of, due_time, max_wait, retry_policy, position
     )
 ), made AS (
     INSERT INTO queue.runs (
         name, queue, priority, shape, state, job_version, display_name, author, labels,
-        variables, spec, queue_spec, retry_of
+        variables, spec, queue_spec, retry_of, max_wait, retry_policy
     )
     SELECT
         name, queue, priority, shape, state, job_version, display_name, author, CAST(labels AS jsonb),
-        CAST(variables AS jsonb), spec, queue_spec, retry_of
+        CAST(variables AS jsonb), spec, queue_spec, retry_of, max_wait, retry_policy
     FROM given
     ORDER BY position
-    RETURNING name, queue, shape, priority, seq, state, create_time
+    RETURNING name, queue, shape, priority, seq, state, create_time, max_wait
 ), made_ready AS (
-    INSERT INTO queue.ready (queue, shape, priority, seq, run)
-    SELECT queue, shape, priority, seq, name FROM made WHERE state = :queued
+    INSERT INTO queue.ready (queue, shape, priority, seq, run, expire_time)
+    SELECT queue, shape, priority, seq, name, create_time + max_wait FROM made WHERE state = :queued
 ), made_scheduled AS (
     INSERT INTO queue.scheduled (run, due_time)
     SELECT name, due_time FROM given WHERE state = :scheduled

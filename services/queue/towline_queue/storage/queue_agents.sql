@@ -6,7 +6,7 @@ SELECT
     agents.capacity,
     cardinality(agents.gpus) AS gpus,
     agents.draining,
-    coalesce(sessions.seen_time + sessions.disconnected_after > clock_timestamp(), false) AS connected,
+    coalesce({reachable}, false) AS connected,
     coalesce(held.slots, 0) AS busy_slots,
     coalesce(held.gpus, 0) AS busy_gpus
 FROM queue.queues AS queue

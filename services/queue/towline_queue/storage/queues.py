@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, case, delete, func, select, update
@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from towline.names import QueueName
+from towline.v1 import queues_pb2
+from towline_queue.core.lease_policy import policy_of
 from towline_queue.core.transitions import ACTIVE, WAITING
 from towline_queue.storage.tables import queue_specs, queues, runs
 
@@ -73,7 +75,10 @@ async def create(connection: AsyncConnection, name: QueueName, spec: bytes) -> S
     """Make a queue; AlreadyExists/QUEUE_EXISTS if there is one."""
     row = (
         await connection.execute(
-            upsert(queues).values(name=name, spec=spec).on_conflict_do_nothing().returning(queues)
+            upsert(queues)
+            .values(name=name, spec=spec, lost_after=_lost_after(spec))
+            .on_conflict_do_nothing()
+            .returning(queues)
         )
     ).one_or_none()
     if row is None:
@@ -125,7 +130,7 @@ async def update_spec(connection: AsyncConnection, name: QueueName, spec: bytes,
             reason="ETAG_MISMATCH",
             metadata={"queue": name},
         )
-    values = {"spec": spec, "revision": queues.c.revision + 1}
+    values = {"spec": spec, "lost_after": _lost_after(spec), "revision": queues.c.revision + 1}
     row = (
         await connection.execute(update(queues).where(queues.c.name == name).values(values).returning(queues))
     ).one()
@@ -184,6 +189,11 @@ async def share_specs(connection: AsyncConnection, names: Collection[QueueName])
         if name not in found:
             raise _not_found(name)
     return found
+
+
+def _lost_after(spec: bytes) -> timedelta:
+    """Return what a claim needs of a spec, kept beside it so that a claim need not read the spec."""
+    return policy_of(queues_pb2.QueueSpec.FromString(spec).lease_policy).lost_after
 
 
 async def _keep_spec(connection: AsyncConnection, spec: bytes) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline_queue.core import transitions
 from towline_queue.core.lease_ids import AttemptKey
+from towline_queue.core.leases import CarriedOut, Ended
 from towline_queue.core.reports import (
     FinishVerdict,
     Report,
@@ -18,26 +19,10 @@ from towline_queue.core.reports import (
     fold_progress,
 )
 from towline_queue.storage import attempts
-from towline_queue.storage.attempts import GivenBack
 
-__all__ = ["CarriedOut", "carry_out"]
+__all__ = ["carry_out"]
 
 _Entry = TypeVar("_Entry")
-
-
-@dataclass(frozen=True)
-class CarriedOut:
-    """What became of reports, to be told after the commit.
-
-    Attributes:
-        answers: One per report, in order.
-        changed: Runs that moved, besides those given back.
-        given_back: Attempts that ended without a result.
-    """
-
-    answers: list[ReportAnswer]
-    changed: set[str]
-    given_back: list[GivenBack]
 
 
 @dataclass
@@ -47,8 +32,8 @@ class _Applied:
     accepted: set[AttemptKey] = field(default_factory=set)
     advanced: set[AttemptKey] = field(default_factory=set)
     committed: dict[AttemptKey, UUID | None] = field(default_factory=dict)
-    finished_now: set[AttemptKey] = field(default_factory=set)
-    given_back: list[GivenBack] = field(default_factory=list)
+    finished_now: list[Ended] = field(default_factory=list)
+    given_back: list[Ended] = field(default_factory=list)
 
 
 async def carry_out(connection: AsyncConnection, said: Sequence[SaidBy]) -> CarriedOut:
@@ -64,11 +49,11 @@ async def carry_out(connection: AsyncConnection, said: Sequence[SaidBy]) -> Carr
     await _give_back(connection, said, applied)
     gone = {ended.key for ended in applied.given_back}
     # In order, so that of two results with one key the first is the committed one.
-    fresh = set(applied.finished_now)
+    fresh = {ended.key for ended in applied.finished_now}
     return CarriedOut(
         answers=[_answer(item.report, applied, gone, fresh) for item in said],
-        changed={key.run for key in applied.advanced | applied.finished_now},
-        given_back=applied.given_back,
+        advanced=frozenset(key.run for key in applied.advanced),
+        ended=[*applied.finished_now, *applied.given_back],
     )
 
 
@@ -84,8 +69,8 @@ async def _finish(connection: AsyncConnection, results: Sequence[Result], applie
     if not first:
         return
     applied.finished_now = await attempts.finish(connection, list(first.values()))
-    applied.committed = {key: first[key].finish_id for key in applied.finished_now}
-    missed = [key for key in first if key not in applied.finished_now]
+    applied.committed = {ended.key: first[ended.key].finish_id for ended in applied.finished_now}
+    missed = [key for key in first if key not in applied.committed]
     if missed:
         applied.committed |= await attempts.finish_ids(connection, missed)
 

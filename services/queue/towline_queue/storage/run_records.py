@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towline.errors import NotFound
 from towline.names import RunName
 from towline_queue.core.transitions import ACTIVE, WAITING, State
-from towline_queue.storage.tables import attempts, leases, runs, scheduled, sessions
+from towline_queue.storage.statements import REACHABLE
+from towline_queue.storage.tables import attempts, leases, ready, runs, scheduled, sessions
 
 __all__ = ["AttemptRecord", "RunFilter", "RunRecord", "get", "newest_first", "not_found"]
 
@@ -32,6 +33,7 @@ class AttemptRecord:
     exit_code: int | None
     failure: bytes | None
     outcome: int
+    outputs: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class RunRecord:
         spec: The serialized LaunchSpec.
         failure: The serialized Failure; None: it has not failed.
         due_time: When it may start, while it is SCHEDULED.
+        expire_time: When it has waited for too long, while it is QUEUED and there is a limit.
+        preempt_requested: Whether its current attempt is being stopped to be queued again.
         unreachable: Whether the session that holds it has been silent for too long.
         attempts: Oldest first.
     """
@@ -62,7 +66,9 @@ class RunRecord:
     retry_of: str
     create_time: datetime
     due_time: datetime | None
+    expire_time: datetime | None
     cancel_requested: bool = False
+    preempt_requested: bool = False
     state_detail: str = ""
     failure: bytes | None = None
     outputs: str = ""
@@ -88,17 +94,18 @@ class RunFilter:
 
 
 # Silent, or of a session that is gone: either way nobody has heard of the run for too long.
-_SILENT: Final = ~exists().where(
-    sessions.c.id == leases.c.session,
-    sessions.c.seen_time + sessions.c.disconnected_after > func.clock_timestamp(),
-)
+_SILENT: Final = ~exists().where(sessions.c.id == leases.c.session, REACHABLE)
+_HELD: Final = and_(leases.c.run.is_not(None), runs.c.state.in_(ACTIVE))
 _QUERY: Final = (
     select(
         runs,
         scheduled.c.due_time,
-        and_(leases.c.run.is_not(None), runs.c.state.in_(ACTIVE), _SILENT).label("unreachable"),
+        ready.c.expire_time,
+        func.coalesce(and_(_HELD, runs.c.preempt_epoch == runs.c.epoch), False).label("preempt_requested"),
+        and_(_HELD, _SILENT).label("unreachable"),
     )
     .outerjoin(scheduled, scheduled.c.run == runs.c.name)
+    .outerjoin(ready, ready.c.run == runs.c.name)
     .outerjoin(leases, leases.c.run == runs.c.name)
 )
 

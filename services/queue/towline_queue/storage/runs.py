@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from towline.errors import FailedPrecondition, Internal, ResourceExhausted
 from towline.names import RunName
 from towline.v1 import runs_pb2
+from towline_queue.core.limits import max_wait_of
 from towline_queue.core.submission import NewRun
 from towline_queue.core.transitions import ACTIVE, CANCEL_WAITING, TERMINAL, WAITING, State
 from towline_queue.storage.queues import spec_digest
@@ -22,7 +23,7 @@ from towline_queue.storage.run_records import RunRecord, not_found
 from towline_queue.storage.statements import statement
 from towline_queue.storage.tables import queue_specs, ready, runs, scheduled
 
-__all__ = ["cancel", "ended", "insert"]
+__all__ = ["cancel", "ended", "insert", "preempt"]
 
 _INSERT: Final = statement("insert_runs")
 # Each round that changes nothing means that somebody else moved the run in between.
@@ -32,6 +33,7 @@ _CANCEL_ROUNDS: Final = 20
 async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> list[RunRecord]:
     """Store runs, waiting, in the order given, and return them; `queues.share_specs` holds their queues."""
     specs = [run.spec.SerializeToString(deterministic=True) for run in new]
+    max_waits = [max_wait_of(run.spec.limits) for run in new]
     stored = await connection.execute(
         _INSERT,
         {
@@ -49,6 +51,8 @@ async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> list[Run
             "queue_specs": [spec_digest(run.queue_spec) for run in new],
             "retries_of": [run.retry_of for run in new],
             "due_times": [run.due for run in new],
+            "max_waits": max_waits,
+            "retry_policies": [run.spec.retry_policy.SerializeToString() for run in new],
             "queued": State.QUEUED,
             "scheduled": State.SCHEDULED,
         },
@@ -70,8 +74,9 @@ async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> list[Run
             retry_of=run.retry_of,
             create_time=row.create_time,
             due_time=run.due,
+            expire_time=None if run.due or max_wait is None else row.create_time + max_wait,
         )
-        for run, spec, row in zip(new, specs, stored.all(), strict=True)
+        for run, spec, max_wait, row in zip(new, specs, max_waits, stored.all(), strict=True)
     ]
 
 
@@ -161,3 +166,26 @@ async def _request_cancel(connection: AsyncConnection, name: RunName) -> bool:
         update(runs).where(runs.c.name == name, runs.c.state.in_(ACTIVE)).values(cancel_requested=True)
     )
     return asked.rowcount == 1
+
+
+async def preempt(connection: AsyncConnection, name: RunName) -> None:
+    """Ask for a run's current attempt to be stopped and the run to be queued again.
+
+    Raises:
+        NotFound: RUN_NOT_FOUND.
+        FailedPrecondition: No agent holds it; RUN_NOT_ACTIVE.
+    """
+    # By its epoch, so that the wish is void for the next attempt.
+    asked = await connection.execute(
+        update(runs).where(runs.c.name == name, runs.c.state.in_(ACTIVE)).values(preempt_epoch=runs.c.epoch)
+    )
+    if asked.rowcount:
+        return
+    state = (await connection.execute(select(runs.c.state).where(runs.c.name == name))).scalar_one_or_none()
+    if state is None:
+        raise not_found(name)
+    raise FailedPrecondition(
+        f"{name} is {State(state).name}; only a run that an agent holds can be preempted",
+        reason="RUN_NOT_ACTIVE",
+        metadata={"run": name, "state": State(state).name},
+    )

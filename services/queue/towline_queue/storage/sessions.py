@@ -1,17 +1,26 @@
 """Sessions in PostgreSQL. Locks are taken in the order agents, sessions, runs, and then the rest."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, delete, exists, func, select, tuple_, update
+from sqlalchemy import Row, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towline.v1 import queues_pb2, runs_pb2
 from towline_queue.core import transitions
 from towline_queue.core.lease_ids import AttemptKey
-from towline_queue.core.lease_policy import LeasePolicy
+from towline_queue.core.lease_policy import LeasePolicy, policy_of
+from towline_queue.core.leases import (
+    LiveLease,
+    Newcomer,
+    Opened,
+    Reconciled,
+    Renewal,
+    SessionKey,
+    session_policy,
+)
 from towline_queue.core.reports import Progress
 from towline_queue.core.sessions import (
     Attempt,
@@ -21,104 +30,41 @@ from towline_queue.core.sessions import (
     InventoryEntry,
     Reconciliation,
     admit,
+    check_order,
     reconcile,
 )
+from towline_queue.core.stops import Stop, StopReason, stop_reason
 from towline_queue.core.transitions import ACTIVE
 from towline_queue.storage import attempts as attempt_storage
-from towline_queue.storage.attempts import GivenBack
+from towline_queue.storage.attempts import Lost
 from towline_queue.storage.statements import statement
 from towline_queue.storage.tables import agents, leases, queues, runs, sessions
 
-__all__ = [
-    "LiveLease",
-    "Newcomer",
-    "Opened",
-    "Reconciled",
-    "Renewal",
-    "cancels",
-    "leave",
-    "open_session",
-    "queue_specs",
-    "reconcile_inventory",
-    "renew",
-]
+__all__ = ["drain", "leave", "open_session", "renew", "settle", "stops"]
 
-
-@dataclass(frozen=True)
-class Newcomer:
-    """Who opens a session, from its Hello.
-
-    Attributes:
-        agent: "agents/{agent}".
-        instance_id: Tells a restart from another agent of the same name.
-        boot_id: This boot of the node.
-        fresh: Whether the process has just started, so that an operator's drain no longer holds.
-        facts: The remaining columns of `agents`.
-    """
-
-    agent: str
-    instance_id: str
-    boot_id: str
-    fresh: bool
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Reconciled:
-    """An inventory compared with the database, and what changed by it."""
-
-    outcome: Reconciliation
-    given_back: list[GivenBack]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A session that is open."""
-
-    epoch: int
-    draining: bool
-    reconciled: Reconciled
-
-
-@dataclass(frozen=True)
-class LiveLease:
-    """One lease of a session; `spec`, the serialized LaunchSpec, is there if the run is to be stopped."""
-
-    key: AttemptKey
-    session: UUID
-    spec: bytes | None
-
-
-@dataclass(frozen=True)
-class Renewal:
-    """One session renewed."""
-
-    draining: bool
-    leases: list[LiveLease]
-
-
-async def queue_specs(connection: AsyncConnection, names: Collection[str]) -> dict[str, bytes]:
-    """Return the serialized QueueSpec of each queue that exists."""
-    rows = await connection.execute(select(queues.c.name, queues.c.spec).where(queues.c.name.in_(names)))
-    return {row.name: row.spec for row in rows}
+_Row = Row[*tuple[Any, ...]]
 
 
 async def open_session(
     connection: AsyncConnection,
     session: UUID,
     newcomer: Newcomer,
+    served: Sequence[str],
     entries: Sequence[InventoryEntry],
-    policy: LeasePolicy,
 ) -> Opened:
     """Give an agent's name to a new session, which fences the one before it, and settle its leases.
 
     Raises:
+        NotFound: None of the queues it serves exists; QUEUE_NOT_FOUND.
         AlreadyExists: Another instance has the name and was heard lately; reason AGENT_ID_IN_USE.
     """
+    policy, missing = session_policy(await _policies(connection, served), served)
     before = await _lock_agent(connection, newcomer)
     admit(newcomer.agent, newcomer.instance_id, _current(before))
     same_instance = before.instance_id == newcomer.instance_id
-    if same_instance:  # all leases are settled below, so nothing of the sessions before is needed
+    if same_instance:
+        check_order(newcomer.agent, newcomer.hello_seq, before.hello_seq)
+        # All leases are settled below, so nothing of the sessions before is needed.
         await connection.execute(delete(sessions).where(sessions.c.agent == newcomer.agent))
     epoch = before.session_epoch + 1
     draining = before.draining and not newcomer.fresh
@@ -128,9 +74,11 @@ async def open_session(
         .values(
             instance_id=newcomer.instance_id,
             boot_id=newcomer.boot_id,
+            hello_seq=newcomer.hello_seq,
             session=session,
             session_epoch=epoch,
             draining=draining,
+            drain_deadline=agents.c.drain_deadline if draining else None,
             **newcomer.facts,
         )
     )
@@ -140,14 +88,17 @@ async def open_session(
             agent=newcomer.agent,
             epoch=epoch,
             seen_time=func.now(),
-            expires_at=func.now() + policy.lost_after,
             disconnected_after=policy.disconnected_after,
-            ttl=policy.lost_after,
         )
     )
     inventory = Inventory(entries, speaks_for=None if same_instance else frozenset())
-    reconciled = await reconcile_inventory(connection, session, newcomer.agent, inventory)
-    return Opened(epoch, draining, reconciled)
+    reconciled = await _reconcile(connection, SessionKey(session, newcomer.agent), inventory)
+    return Opened(epoch, draining, policy, missing, reconciled)
+
+
+async def _policies(connection: AsyncConnection, names: Collection[str]) -> dict[str, LeasePolicy]:
+    rows = await connection.execute(select(queues.c.name, queues.c.spec).where(queues.c.name.in_(names)))
+    return {row.name: policy_of(queues_pb2.QueueSpec.FromString(row.spec).lease_policy) for row in rows}
 
 
 async def _lock_agent(connection: AsyncConnection, newcomer: Newcomer) -> Row[Any]:
@@ -168,6 +119,7 @@ async def _lock_agent(connection: AsyncConnection, newcomer: Newcomer) -> Row[An
         await connection.execute(
             select(
                 agents.c.instance_id,
+                agents.c.hello_seq,
                 agents.c.hostname,
                 agents.c.session,
                 agents.c.session_epoch,
@@ -187,21 +139,40 @@ def _current(row: Row[Any]) -> CurrentSession | None:
     return CurrentSession(row.instance_id, row.hostname, row.silence, row.disconnected_after)
 
 
-async def reconcile_inventory(
-    connection: AsyncConnection, session: UUID, agent: str, inventory: Inventory
-) -> Reconciled:
+async def settle(connection: AsyncConnection, session: SessionKey, inventory: Inventory) -> Reconciled | None:
+    """Compare an open session's inventory with its leases; None if the session was superseded."""
+    current = await connection.execute(
+        select(agents.c.name)
+        .where(agents.c.name == session.agent, agents.c.session == session.id)
+        .with_for_update(read=True)
+    )
+    if current.one_or_none() is None:
+        return None
+    return await _reconcile(connection, session, inventory)
+
+
+async def _reconcile(connection: AsyncConnection, session: SessionKey, inventory: Inventory) -> Reconciled:
     """Settle an agent's leases by what it holds: some become this session's, missing ones are over."""
     entry_keys = [entry.key for entry in inventory.entries if entry.key is not None]
     held = await connection.execute(
-        select(leases.c.run, leases.c.epoch, leases.c.accepted, runs.c.cancel_requested)
+        select(
+            leases.c.run,
+            leases.c.epoch,
+            leases.c.accepted,
+            runs.c.cancel_requested,
+            runs.c.preempt_epoch,
+        )
         .join(runs, runs.c.name == leases.c.run)
-        .where(leases.c.agent == agent)
+        # Of the run too, for it is read again once its lock is held, and its lease may be gone by then.
+        .where(
+            leases.c.agent == session.agent,
+            runs.c.epoch == leases.c.epoch,
+            runs.c.state.in_(ACTIVE),
+        )
         .order_by(runs.c.name)
         .with_for_update(of=runs, key_share=True)
     )
-    held_leases = [
-        HeldLease(AttemptKey(row.run, row.epoch), row.accepted, row.cancel_requested) for row in held
-    ]
+    held_leases = [HeldLease(AttemptKey(row.run, row.epoch), row.accepted, _stop_reason(row)) for row in held]
     known = await connection.execute(
         select(runs.c.name).where(runs.c.name.in_({key.run for key in entry_keys}))
     )
@@ -212,15 +183,15 @@ async def reconcile_inventory(
         {key: Attempt(finished=finish_id is not None) for key, finish_id in finished.items()},
         {row.name for row in known},
     )
-    await _adopt(connection, session, outcome)
-    given_back = []
+    await _adopt(connection, session.id, outcome)
+    ended = []
     if outcome.never_started:
-        details = dict.fromkeys(outcome.never_started, f"{agent} reconnected and had not started it.")
-        given_back += await attempt_storage.give_back(connection, transitions.RETURN, details)
+        details = dict.fromkeys(outcome.never_started, f"{session.agent} reconnected and had not started it.")
+        ended += await attempt_storage.give_back(connection, transitions.RETURN, details)
     if outcome.lost:
-        details = dict.fromkeys(outcome.lost, f"{agent} reconnected and no longer has it.")
-        given_back += await attempt_storage.give_back(connection, transitions.REQUEUE_LOST, details)
-    return Reconciled(outcome, given_back)
+        why = f"{session.agent} reconnected and no longer has it."
+        ended += await attempt_storage.lose(connection, [Lost(key, why) for key in outcome.lost])
+    return Reconciled(outcome, ended)
 
 
 async def _adopt(connection: AsyncConnection, session: UUID, outcome: Reconciliation) -> None:
@@ -240,43 +211,74 @@ async def _adopt(connection: AsyncConnection, session: UUID, outcome: Reconcilia
         await attempt_storage.advance(connection, progress)
 
 
-async def renew(connection: AsyncConnection, agent_of_session: dict[UUID, str]) -> dict[UUID, Renewal]:
-    """Renew sessions and read their leases; a session that is left out has been superseded."""
-    ids = list(agent_of_session)
-    renewed = {
-        row.id: Renewal(row.draining, [])
+async def renew(connection: AsyncConnection, keys: Sequence[SessionKey]) -> list[Renewal | None]:
+    """Renew sessions, one answer each, in order, and read their leases; None: superseded."""
+    ids = [key.id for key in keys]
+    draining = {
+        row.id: row.draining
         for row in await connection.execute(statement("session_renew"), {"sessions": ids})
     }
     # A statement of its own: it must see what the reaper committed while the renewal waited for it.
     rows = await connection.execute(
-        statement("session_leases"), {"sessions": ids, "agents": list(agent_of_session.values())}
+        statement("session_leases"), {"sessions": ids, "agents": [key.agent for key in keys]}
     )
+    held: dict[UUID, list[LiveLease]] = {id_: [] for id_ in ids}
     for row in rows:
-        if row.session in renewed:
-            lease = LiveLease(AttemptKey(row.run, row.epoch), row.session, row.spec)
-            renewed[row.session].leases.append(lease)
-    return renewed
+        held[row.session].append(_live_lease(row))
+    return [Renewal(draining[id_], held[id_]) if id_ in draining else None for id_ in ids]
 
 
-async def cancels(connection: AsyncConnection, run_names: Collection[str]) -> list[LiveLease]:
-    """Return the leases on those of the runs that are to be stopped."""
+async def stops(connection: AsyncConnection, run_names: Collection[str]) -> list[LiveLease]:
+    """Return the leases on those of the runs whose attempts are to be stopped."""
     rows = await connection.execute(
-        select(leases.c.run, leases.c.epoch, leases.c.session, runs.c.spec)
+        select(
+            leases.c.run,
+            leases.c.epoch,
+            leases.c.session,
+            runs.c.cancel_requested,
+            runs.c.preempt_epoch,
+            runs.c.spec,
+        )
         .join(runs, runs.c.name == leases.c.run)
-        .where(leases.c.run.in_(run_names), runs.c.cancel_requested)
+        .where(
+            leases.c.run.in_(run_names),
+            or_(runs.c.cancel_requested, runs.c.preempt_epoch == leases.c.epoch),
+        )
     )
-    return [LiveLease(AttemptKey(row.run, row.epoch), row.session, row.spec) for row in rows]
+    return [_live_lease(row) for row in rows]
 
 
-async def leave(connection: AsyncConnection, session: UUID, agent: str) -> bool:
+def _stop_reason(row: _Row) -> StopReason | None:
+    return stop_reason(row.epoch, cancel_requested=row.cancel_requested, preempt_epoch=row.preempt_epoch)
+
+
+def _live_lease(row: _Row) -> LiveLease:
+    """Read a lease with its run's wish to stop, and the spec that goes with it, for its grace."""
+    reason = _stop_reason(row)
+    stop = None
+    if reason is not None:
+        stop = Stop(reason, runs_pb2.LaunchSpec.FromString(row.spec).stop_grace.ToTimedelta())
+    return LiveLease(AttemptKey(row.run, row.epoch), row.session, stop)
+
+
+async def leave(connection: AsyncConnection, session: SessionKey) -> bool:
     """End a session whose agent said good-bye and holds nothing; return whether it did."""
     left = await connection.execute(
         update(agents)
         .where(
-            agents.c.name == agent,
-            agents.c.session == session,
+            agents.c.name == session.agent,
+            agents.c.session == session.id,
             ~exists().where(leases.c.agent == agents.c.name),
         )
         .values(session=None)
     )
     return left.rowcount == 1
+
+
+async def drain(connection: AsyncConnection, session: SessionKey) -> None:
+    """Keep an agent from getting runs until its process is started anew, as its current session asks."""
+    await connection.execute(
+        update(agents)
+        .where(agents.c.name == session.agent, agents.c.session == session.id)
+        .values(draining=True)
+    )

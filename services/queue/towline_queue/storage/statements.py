@@ -2,13 +2,24 @@
 
 from functools import cache
 from importlib.resources import files
+from typing import Final
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import Boolean, ColumnElement, TextClause, literal_column, text
 
-__all__ = ["statement"]
+__all__ = ["REACHABLE", "statement"]
+
+# clock_timestamp(), for a transaction may have waited for locks since it began.
+_REACHABLE: Final = "(sessions.seen_time + sessions.disconnected_after > clock_timestamp())"
+
+REACHABLE: Final[ColumnElement[bool]] = literal_column(_REACHABLE, Boolean)
+"""Whether a session, a row of `sessions`, was heard of lately. The only place that says so."""
 
 
 @cache
 def statement(name: str) -> TextClause:
-    """Return the statement in `name`.sql; its `:parameters` are explained at its top."""
-    return text(files(__package__).joinpath(f"{name}.sql").read_text())
+    """Return the statement in `name`.sql; its `:parameters` are explained at its top.
+
+    "{reachable}" in it stands for REACHABLE.
+    """
+    written = files(__package__).joinpath(f"{name}.sql").read_text()
+    return text(written.replace("{reachable}", _REACHABLE))

@@ -34,6 +34,7 @@ __all__ = [
     "SCHEMA",
     "agents",
     "attempts",
+    "leaders",
     "leases",
     "log_chunks",
     "log_streams",
@@ -57,6 +58,7 @@ queues = Table(
     metadata,
     Column("name", Text, primary_key=True, comment="queues/{queue}"),
     Column("spec", LargeBinary, nullable=False, comment="towline.v1.QueueSpec"),
+    Column("lost_after", Interval, nullable=False, comment="of the spec; new leases take it"),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("revision", BigInteger, nullable=False, server_default=text("1"), comment="the etag"),
     Column("create_time", _Time, nullable=False, server_default=func.now()),
@@ -81,6 +83,7 @@ runs = Table(
     Column("state", SmallInteger, nullable=False, comment="towline.v1.RunState"),
     Column("epoch", BigInteger, nullable=False, server_default=text("0"), comment="of the newest lease"),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("preempt_epoch", BigInteger, comment="the attempt to preempt; void for any other"),
     Column("state_detail", Text, nullable=False, server_default=""),
     Column("job_version", Text, nullable=False),
     Column("display_name", Text, nullable=False),
@@ -89,6 +92,9 @@ runs = Table(
     Column("variables", JSONB, nullable=False, server_default=text("'{}'"), comment="name → JSON text"),
     Column("spec", LargeBinary, nullable=False, comment="towline.v1.LaunchSpec"),
     Column("queue_spec", LargeBinary, nullable=False, comment="digest in queue_specs"),
+    # Of the spec, which may be large; read where many runs are looked at.
+    Column("max_wait", Interval, comment="how long it may wait for an agent; null: no limit"),
+    Column("retry_policy", LargeBinary, comment="towline.v1.RetryPolicy; null: the defaults"),
     Column("failure", LargeBinary, comment="towline.v1.Failure"),
     Column("outputs", Text, nullable=False, server_default=""),
     Column("retry_of", Text, nullable=False, server_default=""),
@@ -108,8 +114,10 @@ ready = Table(
     Column("seq", BigInteger, nullable=False),
     Column("run", Text, nullable=False, unique=True),
     Column("ready_time", _Time, nullable=False, server_default=func.now(), comment="waits since"),
+    Column("expire_time", _Time, comment="when it has waited for too long; null: never"),
     # A lane is a prefix of this key, so claiming is an index scan and matching is no filter.
     PrimaryKeyConstraint("queue", "shape", "priority", "seq"),
+    Index("ready_by_expire_time", "expire_time", postgresql_where=text("expire_time IS NOT NULL")),
 )
 
 scheduled = Table(
@@ -132,6 +140,8 @@ agents = Table(
     Column("gpus", ARRAY(LargeBinary), nullable=False, comment="towline.v1.Gpu each"),
     Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
     Column("draining", Boolean, nullable=False, server_default=text("false")),
+    Column("drain_deadline", _Time, comment="when the runs left are preempted; null: never"),
+    Column("hello_seq", BigInteger, nullable=False, server_default=text("0"), comment="of the last Hello"),
     Column("session_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("session", Uuid, comment="the current session; none after an orderly leave"),
 )
@@ -144,9 +154,7 @@ sessions = Table(
     Column("epoch", BigInteger, nullable=False),
     # Not indexed on purpose: renewals stay HOT updates in a small table with room on each page.
     Column("seen_time", _Time, nullable=False, comment="last committed renewal"),
-    Column("expires_at", _Time, nullable=False),
     Column("disconnected_after", Interval, nullable=False, comment="silence until it counts as unreachable"),
-    Column("ttl", Interval, nullable=False, comment="how long a renewal holds"),
     postgresql_with={"fillfactor": 50},
 )
 
@@ -161,6 +169,7 @@ leases = Table(
     Column("queue", Text, nullable=False),
     Column("gpu_ids", ARRAY(Text), nullable=False),
     Column("accepted", Boolean, nullable=False, server_default=text("false")),
+    Column("lost_after", Interval, nullable=False, comment="how long a renewal of the session holds it"),
     Column("grant_time", _Time, nullable=False, server_default=func.now()),
 )
 
@@ -182,7 +191,18 @@ attempts = Table(
     Column("finish_id", Uuid, comment="tells a repeated result from a stale one"),
     Column("exit_code", Integer),
     Column("failure", LargeBinary, comment="towline.v1.Failure"),
+    Column("cause", SmallInteger, nullable=False, server_default=text("0"), comment="of the failure"),
+    Column("outputs", Text, nullable=False, server_default=""),
     PrimaryKeyConstraint("run", "epoch"),
+)
+
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("name", Text, primary_key=True, comment="of the work that is led"),
+    Column("holder", Uuid, nullable=False, comment="the process that leads"),
+    Column("term", BigInteger, nullable=False, comment="rises with each new leader"),
+    Column("expires_at", _Time, nullable=False),
 )
 
 log_streams = Table(

@@ -7,39 +7,58 @@ transaction ends.
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import delete, exists, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from towline.v1 import runs_pb2
 from towline_queue.core.lease_ids import AttemptKey
-from towline_queue.core.transitions import PROMOTE, REQUEUE_LOST, RETURN
-from towline_queue.storage.attempts import GivenBack, give_back
+from towline_queue.core.leases import Ended, Ready
+from towline_queue.core.transitions import ACTIVE, EXPIRE_WAITING, PROMOTE, RETURN
+from towline_queue.storage.attempts import Lost, give_back, lose
 from towline_queue.storage.statements import statement
 from towline_queue.storage.tables import agents, leases, requests, runs, sessions
 
-__all__ = ["forget_requests", "forget_sessions", "promote", "take_back_lost", "take_back_unanswered"]
+__all__ = [
+    "expire_waiting",
+    "forget_requests",
+    "forget_sessions",
+    "preempt_overdue_drains",
+    "promote",
+    "take_back_lost",
+    "take_back_unanswered",
+]
 
 # Enough for any sweep to catch up, few enough to keep its transaction short.
 _MOST: Final = 1000
 _KEEP_REQUESTS: Final = timedelta(days=7)
+_WAITED_TOO_LONG: Final = runs_pb2.Failure(
+    cause=runs_pb2.FAILURE_CAUSE_TIMEOUT,
+    message="No agent took it within its limits.max_wait; see that agents serve the queue and have room, "
+    "or let it wait longer.",
+).SerializeToString()
 
 
-async def take_back_lost(connection: AsyncConnection, healthy_for: timedelta) -> list[GivenBack]:
-    """End the attempts of sessions that have expired.
+async def take_back_lost(connection: AsyncConnection, healthy_for: timedelta) -> list[Ended]:
+    """End the attempts whose leases have expired.
 
     Args:
         connection: The transaction.
-        healthy_for: How long sessions could have renewed without a break; those with a longer TTL are
-            spared, for their silence may be this service's.
+        healthy_for: How long sessions could have renewed without a break; leases that hold for longer
+            are spared, for the silence may be this service's.
     """
     rows = await connection.execute(statement("upkeep_expired"), {"healthy_for": healthy_for, "most": _MOST})
-    details = {
-        AttemptKey(row.run, row.epoch): f"{row.agent} was silent for over {row.ttl.total_seconds():g} s."
+    expired = [
+        Lost(
+            key=AttemptKey(row.run, row.epoch),
+            why=f"{row.agent} was silent for over {row.lost_after.total_seconds():g} s.",
+            session=row.session,
+        )
         for row in rows
-    }
-    return await give_back(connection, REQUEUE_LOST, details) if details else []
+    ]
+    return await lose(connection, expired) if expired else []
 
 
-async def take_back_unanswered(connection: AsyncConnection, reply_within: timedelta) -> list[GivenBack]:
+async def take_back_unanswered(connection: AsyncConnection, reply_within: timedelta) -> list[Ended]:
     """End the leases that an agent, heard since, has neither taken nor refused."""
     rows = await connection.execute(
         statement("upkeep_unanswered"), {"reply_within": reply_within, "most": _MOST}
@@ -63,19 +82,42 @@ async def take_back_unanswered(connection: AsyncConnection, reply_within: timede
     return await give_back(connection, RETURN, details, unanswered=True)
 
 
-async def promote(connection: AsyncConnection) -> list[tuple[str, str]]:
-    """Let scheduled runs that are due wait for an agent; return their names and queues."""
+async def promote(connection: AsyncConnection) -> list[Ready]:
+    """Let scheduled runs that are due wait for an agent: first attempts and retries."""
     rows = await connection.execute(
         statement("upkeep_promote"),
         {"sources": sorted(PROMOTE.sources), "target": PROMOTE.target, "most": _MOST},
     )
-    return [(row.run, row.queue) for row in rows]
+    return [Ready(row.run, row.queue) for row in rows]
+
+
+async def expire_waiting(connection: AsyncConnection) -> list[str]:
+    """Fail runs that have waited for an agent longer than their `max_wait`; return their names."""
+    rows = await connection.execute(
+        statement("upkeep_expire_waiting"),
+        {
+            "sources": sorted(EXPIRE_WAITING.sources),
+            "target": EXPIRE_WAITING.target,
+            "failure": _WAITED_TOO_LONG,
+            "most": _MOST,
+        },
+    )
+    return list(rows.scalars())
+
+
+async def preempt_overdue_drains(connection: AsyncConnection) -> list[str]:
+    """Have the attempts of agents whose drain deadline has passed preempted; return the runs' names."""
+    rows = await connection.execute(
+        statement("upkeep_overdue_drains"), {"active": sorted(ACTIVE), "most": _MOST}
+    )
+    return list(rows.scalars())
 
 
 async def forget_requests(connection: AsyncConnection) -> int:
     """Drop answers to requests that nobody repeats any more; return how many."""
-    old = select(requests.c.ctid).where(requests.c.create_time < func.now() - _KEEP_REQUESTS).limit(_MOST)
-    return (await connection.execute(delete(requests).where(requests.c.ctid.in_(old)))).rowcount
+    key = (requests.c.method, requests.c.request_id)
+    old = select(*key).where(requests.c.create_time < func.now() - _KEEP_REQUESTS).limit(_MOST)
+    return (await connection.execute(delete(requests).where(tuple_(*key).in_(old)))).rowcount
 
 
 async def forget_sessions(connection: AsyncConnection) -> int:

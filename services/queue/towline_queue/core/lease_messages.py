@@ -12,15 +12,14 @@ from towline import names
 from towline.errors import InvalidArgument
 from towline.v1 import leases_pb2, runs_pb2
 from towline_queue.core.lease_ids import AttemptKey, lease_id, parse_lease_id
+from towline_queue.core.leases import Claimed, Newcomer
 from towline_queue.core.reports import FinishVerdict, Progress, Reply, Report, Result, Returned
 from towline_queue.core.sessions import InventoryEntry, VerdictKind
+from towline_queue.core.stops import Stop, StopReason
 from towline_queue.core.transitions import State
-from towline_queue.storage.claims import Claimed
-from towline_queue.storage.sessions import LiveLease, Newcomer
 
 __all__ = [
     "Introduction",
-    "NewLease",
     "Said",
     "cancel",
     "confirms",
@@ -54,8 +53,13 @@ _VERDICTS: Final = {
     VerdictKind.ADOPT: leases_pb2.VERDICT_ACTION_ADOPT,
     VerdictKind.STOP_STALE: leases_pb2.VERDICT_ACTION_STOP_STALE,
     VerdictKind.STOP_CANCELLED: leases_pb2.VERDICT_ACTION_STOP_CANCELLED,
+    VerdictKind.STOP_PREEMPTED: leases_pb2.VERDICT_ACTION_STOP_PREEMPTED,
     VerdictKind.STOP_UNKNOWN: leases_pb2.VERDICT_ACTION_STOP_UNKNOWN,
     VerdictKind.FINISH_CONFIRMED: leases_pb2.VERDICT_ACTION_FINISH_CONFIRMED,
+}
+_STOP_REASONS: Final = {
+    StopReason.CANCELLED: leases_pb2.STOP_REASON_CANCELLED,
+    StopReason.PREEMPTED: leases_pb2.STOP_REASON_PREEMPTED,
 }
 _FINISH_VERDICTS: Final = {
     FinishVerdict.OK: leases_pb2.FINISH_VERDICT_OK,
@@ -131,6 +135,7 @@ def read_hello(message: leases_pb2.StreamLeasesRequest) -> Introduction:
         boot_id=_clean(hello.boot_id),
         fresh=not hello.session_id,
         facts=facts,
+        hello_seq=hello.hello_seq,
     )
     return Introduction(newcomer, served, len(gpus), inventory(hello.inventory))
 
@@ -204,11 +209,18 @@ def _key(
 
 
 def _keep_inventory(before: leases_pb2.Heartbeat | None, newer: leases_pb2.Heartbeat) -> leases_pb2.Heartbeat:
-    """Take the newer of two heartbeats, but not without an inventory that only the older one has."""
-    if before is not None and before.has_inventory and not newer.has_inventory:
-        newer.has_inventory = True
-        newer.inventory.extend(before.inventory)
-    return newer
+    """Take the newer of two heartbeats, but not without an inventory that only the older one has.
+
+    The inventory does not speak for grants that came between the two.
+    """
+    if before is None or not before.has_inventory or newer.has_inventory:
+        return newer
+    merged = leases_pb2.Heartbeat()
+    merged.CopyFrom(newer)
+    merged.has_inventory = True
+    merged.inventory.extend(before.inventory)
+    merged.grant_seq_seen = before.grant_seq_seen
+    return merged
 
 
 def _progress(key: AttemptKey, event: leases_pb2.RunEvent) -> Progress:
@@ -283,34 +295,28 @@ def confirms(results: Iterable[tuple[UUID, FinishVerdict]]) -> list[leases_pb2.C
     ]
 
 
-def cancel(lease: LiveLease) -> leases_pb2.Cancel:
-    """Write the request to stop a run, whose spec tells the grace."""
-    spec = runs_pb2.LaunchSpec.FromString(lease.spec or b"")
-    return leases_pb2.Cancel(lease_id=lease_id(lease.key), epoch=lease.key.epoch, grace=spec.stop_grace)
+def cancel(key: AttemptKey, stop: Stop) -> leases_pb2.Cancel:
+    """Write the request to stop an attempt."""
+    return leases_pb2.Cancel(
+        lease_id=lease_id(key),
+        epoch=key.epoch,
+        grace=duration(stop.grace),
+        reason=_STOP_REASONS[stop.reason],
+    )
 
 
-@dataclass(frozen=True)
-class NewLease:
-    """A claimed run with what its grant adds."""
-
-    claimed: Claimed
-    gpu_ids: tuple[str, ...]
-    grant_seq: int
-
-
-def grants(leases: Iterable[NewLease], ttl: timedelta) -> Iterator[leases_pb2.StreamLeasesResponse]:
-    """Write new leases, in messages that stay well below the largest a channel takes."""
+def grants(leases: Iterable[tuple[Claimed, int]]) -> Iterator[leases_pb2.StreamLeasesResponse]:
+    """Write new leases, each with its grant sequence, in messages well below the largest a channel takes."""
     response, size = leases_pb2.StreamLeasesResponse(), 0
-    for lease in leases:
-        claimed = lease.claimed
+    for claimed, grant_seq in leases:
         grant = leases_pb2.Grant(
             lease_id=lease_id(claimed.key),
             epoch=claimed.key.epoch,
             attempt=claimed.number,
-            ttl=duration(ttl),
+            ttl=duration(claimed.ttl),
             spec=runs_pb2.LaunchSpec.FromString(claimed.spec),
-            gpu_ids=lease.gpu_ids,
-            grant_seq=lease.grant_seq,
+            gpu_ids=claimed.gpu_ids,
+            grant_seq=grant_seq,
         )
         if response.grants and size + grant.ByteSize() > _GRANT_BYTES:
             yield response

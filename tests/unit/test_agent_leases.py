@@ -1,0 +1,490 @@
+"""The agent's book of leases, by events alone: what it asks for, and what becomes of a lease."""
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
+
+from towline.v1 import docker_pb2, leases_pb2, runs_pb2
+from towline_agent.core import effects as fx
+from towline_agent.core.capacity import Capacity
+from towline_agent.core.effects import Effect
+from towline_agent.core.failures import ExitStatus, succeeded
+from towline_agent.core.lease import Key
+from towline_agent.core.leases import LeaseBook
+from towline_agent.core.orders import Restored
+from towline_agent.core.phases import Phase, occupies
+from towline_agent.core.stops import Exit, Signalled, Stop, StopReason, Window, stopped_result
+
+KEY = ("lease-1", 1)
+TTL = 80.0
+BEFORE_THIS_BOOT = -float("inf")
+
+
+def seconds(value: float) -> Duration:
+    made = Duration()
+    made.FromTimedelta(timedelta(seconds=value))
+    return made
+
+
+def grant(key: Key = KEY, run: str = "runs/a", *, limit: float = 0, grace: float = 15) -> leases_pb2.Grant:
+    spec = runs_pb2.LaunchSpec(run=run, docker=docker_pb2.DockerOptions(), stop_grace=seconds(grace))
+    if limit:
+        spec.limits.max_runtime.CopyFrom(seconds(limit))
+    return leases_pb2.Grant(lease_id=key[0], epoch=key[1], attempt=1, ttl=seconds(TTL), spec=spec)
+
+
+def book(slots: int = 2) -> LeaseBook:
+    ids = count(1)
+    made = LeaseBook(Capacity(slots, ()), 0, lambda: f"finish-{next(ids)}")
+    made.engine(ready=True)
+    return made
+
+
+def running(made: LeaseBook, *, now: float = 0.0, **fields: Any) -> list[Effect]:
+    """Bring a lease to where its container runs."""
+    effects = made.granted(grant(**fields), now, now)
+    effects += made.grant_kept(KEY, now)
+    made.answered([KEY])
+    effects += made.renewed([KEY], now)
+    made.prepared(KEY)
+    return effects + made.started(KEY, "container", now)
+
+
+def kinds(effects: list[Effect]) -> list[type]:
+    return [type(effect) for effect in effects if not isinstance(effect, fx.DeadlinesChanged)]
+
+
+def stops(effects: list[Effect]) -> list[Stop]:
+    return [effect.stop for effect in effects if isinstance(effect, fx.StopContainer)]
+
+
+def phase(made: LeaseBook, key: Key = KEY) -> Phase:
+    lease = made.find(key)
+    return lease.phase if lease else Phase.GONE
+
+
+def verdict(action: leases_pb2.VerdictAction.ValueType) -> leases_pb2.Verdict:
+    return leases_pb2.Verdict(lease_id=KEY[0], epoch=KEY[1], action=action)
+
+
+def cancel(
+    grace: float = 15, reason: leases_pb2.StopReason.ValueType = leases_pb2.STOP_REASON_UNSPECIFIED
+) -> leases_pb2.Cancel:
+    return leases_pb2.Cancel(lease_id=KEY[0], epoch=KEY[1], grace=seconds(grace), reason=reason)
+
+
+def ended(code: int, at: float) -> Exit:
+    return Exit(ExitStatus(code), at)
+
+
+# --- grants
+
+
+def test_a_grant_is_answered_when_it_is_on_disk_and_starts_when_the_answer_has_arrived() -> None:
+    made = book()
+    assert kinds(made.granted(grant(), 0, 1)) == [fx.KeepGrant] and not made.replies
+    assert kinds(made.grant_kept(KEY, 2)) == [fx.Execute]
+    assert made.replies[0].accepted
+    assert kinds(made.renewed([KEY], 3)) == [fx.Permit]
+    assert kinds(made.renewed([KEY], 4)) == []
+
+
+def test_a_grant_that_cannot_be_kept_is_refused_and_nothing_is_offered_for_a_while() -> None:
+    made = book()
+    made.granted(grant(), 0, 1)
+    assert kinds(made.grant_not_kept(KEY, "No space left on device", 2)) == [fx.Forget]
+    assert not made.replies[0].accepted and "No space left" in made.replies[0].reason
+    assert not made.leases and made.credits().slots == 0
+    generation = made.capacity_gen
+    made.tick(made.next_tick())
+    assert made.credits().slots == 2 and made.capacity_gen > generation
+
+
+def test_a_grant_that_was_kept_too_late_is_refused() -> None:
+    made = book()
+    made.granted(grant(), 0, 1)
+    assert kinds(made.grant_kept(KEY, TTL)) == [fx.Forget]
+    assert not made.replies[0].accepted and not made.leases
+
+
+def test_a_grant_that_is_dropped_while_it_is_written_is_never_executed() -> None:
+    made = book()
+    made.granted(grant(), 0, 1)
+    assert kinds(made.lost([KEY[0]], 2)) == [fx.Clean]
+    assert made.grant_kept(KEY, 3) == []
+    assert kinds(made.removed(KEY)) == [fx.Forget] and not made.leases
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (lambda made: made.drain(), "drains"),
+        (lambda made: made.engine(ready=False), "Docker Engine"),
+        (lambda made: made.granted(grant(("other", 1), "runs/b"), 0, 0), "no slot"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused(prepare: Any, reason: str) -> None:
+    made = book(slots=1)
+    prepare(made)
+    assert made.granted(grant(), 0, 1) == []
+    assert reason in made.replies[-1].reason
+
+
+def test_an_older_attempt_of_the_run_is_gone_before_a_newer_begins() -> None:
+    made = book()
+    running(made)
+    newer = ("lease-2", 2)
+    made.lost([KEY[0]], 1)
+    made.granted(grant(newer), 1, 1)
+    assert kinds(made.grant_kept(newer, 1)) == []
+    assert kinds(made.removed(KEY)) == [fx.Forget, fx.Execute]
+
+
+# --- renewal and expiry
+
+
+def test_a_lease_ends_by_its_own_ttl_and_a_renewal_counts_from_when_it_was_sent() -> None:
+    made = book()
+    running(made)
+    assert made.next_tick() == 60  # three quarters
+    made.renewed([KEY], 10)
+    assert made.tick(69) == []
+    (stop,) = stops(made.tick(70))
+    assert stop.reason is StopReason.EXPIRED
+    assert stop.grace == timedelta(seconds=10)  # an eighth, as the queue's own is longer
+    made.signalled(KEY, 70, 70)
+    assert made.next_tick() == 80  # seven eighths
+    assert kinds(made.tick(80)) == [fx.Kill] and made.tick(81) == []
+    made.exited(KEY, ended(137, 80))
+    lease = made.find(KEY)
+    assert lease and lease.stopped_by() and made.next_tick() == float("inf")
+
+
+def test_a_renewal_that_comes_too_late_calls_nothing_back() -> None:
+    made = book()
+    running(made)
+    made.tick(60)
+    made.signalled(KEY, 60, 60)
+    made.renewed([KEY], 59)
+    assert made.judged(verdict(leases_pb2.VERDICT_ACTION_ADOPT), 61, 62) == [fx.DeadlinesChanged()]
+    assert kinds(made.tick(70)) == [fx.Kill]
+
+
+def test_an_earlier_renewal_takes_nothing_away() -> None:
+    made = book()
+    running(made)
+    made.renewed([KEY], 30)
+    made.renewed([KEY], 20)
+    assert made.windows()[KEY] == Window(90, 100, StopReason.EXPIRED)
+
+
+def test_deadlines_name_what_comes_first_and_end_with_the_container() -> None:
+    made = book()
+    running(made, limit=20)
+    assert made.windows()[KEY] == Window(20, 35, StopReason.TIMEOUT)
+    made.tick(20)
+    made.signalled(KEY, 21, 21)
+    assert made.windows()[KEY] == Window(36, 36, StopReason.TIMEOUT), (
+        "the signal was sent: nobody sends another"
+    )
+    made.exited(KEY, ended(0, 22))
+    assert made.windows() == {}
+
+
+# --- orders
+
+
+def test_a_time_limit_counts_from_the_containers_start() -> None:
+    made = book()
+    made.granted(grant(limit=30), 0, 0)
+    made.grant_kept(KEY, 0)
+    made.renewed([KEY], 25)
+    made.started(KEY, "container", 5)
+    assert made.tick(34) == []
+    assert [stop.reason for stop in stops(made.tick(35))] == [StopReason.TIMEOUT]
+
+
+@given(st.permutations([StopReason.EXPIRED, StopReason.PREEMPTED, StopReason.TIMEOUT, StopReason.CANCELLED]))
+def test_the_strongest_reason_decides_and_the_earliest_deadline_kills(order: list[StopReason]) -> None:
+    made = book()
+    running(made, limit=10)
+    does = {
+        StopReason.EXPIRED: lambda: made.tick(60),
+        StopReason.TIMEOUT: lambda: made.tick(10),
+        StopReason.PREEMPTED: lambda: made.cancelled(cancel(reason=leases_pb2.STOP_REASON_PREEMPTED), 5),
+        StopReason.CANCELLED: lambda: made.cancelled(cancel(), 5),
+    }
+    kill_at, strongest = float("inf"), 0
+    for reason in order:
+        given_orders = stops(does[reason]())
+        assert all(stop.reason > strongest for stop in given_orders)
+        strongest = max([strongest, *(stop.reason for stop in given_orders)])
+        made.signalled(KEY, 5, 5)
+        lease = made.find(KEY)
+        assert lease and lease.stop and lease.stop.reason == strongest and lease.kill_at <= kill_at
+        kill_at = lease.kill_at
+    assert strongest == StopReason.CANCELLED
+
+
+def test_grace_begins_with_the_signal() -> None:
+    made = book()
+    running(made)
+    assert stops(made.cancelled(cancel(grace=5), 1)) == [Stop(StopReason.CANCELLED, timedelta(seconds=5))]
+    assert made.tick(30) == [], "the engine was away and no signal was sent"
+    made.renewed([KEY], 29)
+    made.signalled(KEY, 31, 31)
+    assert made.tick(35.9) == [] and kinds(made.tick(36)) == [fx.Kill]
+
+
+def test_an_order_is_repeated_in_vain() -> None:
+    made = book()
+    running(made)
+    assert len(stops(made.cancelled(cancel(), 1))) == 1
+    assert stops(made.cancelled(cancel(), 2)) == []
+    assert stops(made.cancelled(cancel(reason=leases_pb2.STOP_REASON_PREEMPTED), 2)) == []
+
+
+@pytest.mark.parametrize(("ended_at", "stopped"), [(9.9, False), (10.1, True)])
+def test_a_container_that_ended_before_the_signal_keeps_its_result(ended_at: float, stopped: bool) -> None:
+    made = book()
+    running(made)
+    made.cancelled(cancel(), 9)
+    made.signalled(KEY, 10, 10)
+    made.exited(KEY, ended(0, ended_at))
+    lease = made.find(KEY)
+    assert lease and (lease.stopped_by() is not None) is stopped
+
+
+def test_an_order_that_comes_after_the_end_changes_no_result() -> None:
+    made = book()
+    running(made)
+    assert kinds(made.exited(KEY, ended(0, 5))) == [fx.KeepExit]
+    made.cancelled(cancel(), 6)
+    lease = made.find(KEY)
+    assert lease and lease.stopped_by() is None
+
+
+def test_what_the_watchdog_did_while_the_agent_was_frozen_counts() -> None:
+    made = book()
+    running(made)
+    made.exited(KEY, ended(137, 71), expired=Signalled(StopReason.EXPIRED, 61))
+    lease = made.find(KEY)
+    assert lease and lease.stopped_by() == Stop(StopReason.EXPIRED, timedelta(0))
+
+
+def test_an_attempt_that_is_stopped_before_its_container_starts_never_gets_leave() -> None:
+    made = book()
+    made.granted(grant(), 0, 0)
+    made.grant_kept(KEY, 0)
+    assert kinds(made.cancelled(cancel(), 1)) == [fx.StopContainer]
+    assert kinds(made.renewed([KEY], 2)) == []
+
+
+# --- results
+
+
+def test_a_result_is_sent_after_it_was_kept() -> None:
+    made = book()
+    running(made)
+    made.exited(KEY, ended(0, 5))
+    assert kinds(made.ended(KEY, succeeded())) == [fx.KeepFinish] and not made.unconfirmed()
+    made.finish_kept(KEY)
+    (finish,) = made.unconfirmed()
+    assert made.credits().slots == 2
+    assert made.confirmed("another") == []
+    assert kinds(made.confirmed(finish.finish_id)) == [fx.Clean]
+    assert made.confirmed(finish.finish_id) == []
+    assert kinds(made.removed(KEY)) == [fx.Forget] and not made.leases
+
+
+def test_a_result_that_cannot_be_kept_is_sent_and_kept_later() -> None:
+    made = book()
+    running(made)
+    made.ended(KEY, succeeded())
+    made.finish_not_kept(KEY, 5)
+    (finish,) = made.unconfirmed()
+    assert made.credits().slots == 0, "a node that can keep nothing is offered nothing"
+    (again,) = [effect for effect in made.tick(made.next_tick()) if isinstance(effect, fx.KeepFinish)]
+    assert again.finish == finish
+    made.finish_kept(KEY)
+    assert made.next_tick() == float("inf") and len(made.unconfirmed()) == 1
+
+
+def test_a_finished_attempt_that_is_dropped_is_let_go() -> None:
+    made = book()
+    running(made)
+    made.ended(KEY, succeeded())
+    made.finish_kept(KEY)
+    stale = made.judged(verdict(leases_pb2.VERDICT_ACTION_STOP_STALE), 6, 7)
+    assert kinds(stale) == [fx.Clean] and phase(made) is Phase.CONFIRMED
+    assert made.credits().slots == 2
+
+
+@pytest.mark.parametrize(
+    "action", [leases_pb2.VERDICT_ACTION_STOP_UNKNOWN, leases_pb2.VERDICT_ACTION_FINISH_CONFIRMED]
+)
+def test_a_dropped_attempt_keeps_its_gpus_until_it_is_gone(
+    action: leases_pb2.VerdictAction.ValueType,
+) -> None:
+    made = book(slots=1)
+    running(made)
+    effects = made.judged(verdict(action), 50, 65)
+    assert [effect.grace for effect in effects if isinstance(effect, fx.Clean)] == [timedelta(seconds=5)]
+    assert made.credits().slots == 0 and made.windows()[KEY].kill_at == 70
+    assert made.ended(KEY, succeeded()) == [] and not made.unconfirmed()
+    made.removed(KEY)
+    assert made.credits().slots == 1
+
+
+def test_a_drain_is_over_when_nothing_is_left() -> None:
+    made = book()
+    running(made)
+    made.drain()
+    assert made.credits().slots == 0 and not made.empty
+    made.lost([KEY[0]], 1)
+    made.removed(KEY)
+    assert made.empty
+
+
+# --- restarts
+
+KEPT = Restored(grant(), window=Window(60, 70, StopReason.EXPIRED), started_at=1.0)
+
+
+def test_a_restored_lease_waits_for_its_adoption_and_goes_on_with_the_time_it_had() -> None:
+    made = book()
+    assert made.restored(KEPT, 50) == []
+    assert made.next_tick() == 60
+    assert kinds(made.judged(verdict(leases_pb2.VERDICT_ACTION_ADOPT), 55, 56)) == [fx.Execute, fx.Permit]
+    assert made.next_tick() == 55 + 60
+
+
+def test_a_restored_lease_that_nobody_renews_ends_when_it_would_have() -> None:
+    made = book()
+    made.restored(KEPT, 50)
+    assert kinds(made.tick(60)) == [fx.Execute, fx.StopContainer]
+
+
+def test_a_restored_lease_whose_time_is_over_or_unknown_ends_now() -> None:
+    for kept in (KEPT, replace(KEPT, window=None)):
+        made = book()
+        effects = made.restored(kept, 65)
+        assert [stop.reason for stop in stops(effects)] == [StopReason.EXPIRED]
+        lease = made.find(KEY)
+        assert lease
+        made.exited(KEY, ended(0, 64))
+        assert lease.stopped_by() is None, "nobody had signalled it: it ended by itself"
+
+
+def test_a_time_limit_goes_on_over_restarts() -> None:
+    limited = grant(limit=100)
+    made = book()
+    made.restored(replace(KEPT, grant=limited), 50)
+    made.judged(verdict(leases_pb2.VERDICT_ACTION_ADOPT), 50, 50)
+    made.started(KEY, "container", 40)  # as a wall clock that was set would have it
+    made.renewed([KEY], 95)
+    assert [stop.reason for stop in stops(made.tick(101))] == [StopReason.TIMEOUT]
+    made = book()
+    made.restored(Restored(limited, window=Window(60, 75, StopReason.TIMEOUT)), 50)
+    assert [stop.reason for stop in stops(made.tick(60))] == [StopReason.TIMEOUT]
+
+
+@pytest.mark.parametrize(("ended_at", "stopped"), [(59.0, False), (62.0, True)])
+def test_what_the_watchdog_ended_while_the_agent_was_away(ended_at: float, stopped: bool) -> None:
+    made = book()
+    effects = made.restored(replace(KEPT, signalled=Signalled(StopReason.EXPIRED, 61)), 75)
+    assert kinds(effects) == [fx.Execute, fx.StopContainer]
+    assert kinds(made.tick(75)) == [fx.Kill], "should it still run"
+    made.judged(verdict(leases_pb2.VERDICT_ACTION_ADOPT), 76, 77)
+    made.exited(KEY, ended(0, ended_at))
+    lease = made.find(KEY)
+    assert lease and (lease.stopped_by() is not None) is stopped
+
+
+def test_what_ended_with_its_machine_is_lost_whatever_the_engine_says() -> None:
+    made = book()
+    made.restored(Restored(grant(), started_at=BEFORE_THIS_BOOT), 10)
+    made.exited(KEY, ended(1, 9))
+    lease = made.find(KEY)
+    assert lease and lease.stopped_by() == Stop(StopReason.EXPIRED, timedelta(0))
+
+
+def test_an_exit_that_was_kept_survives_everything() -> None:
+    made = book()
+    kept = Restored(grant(), exit=ended(3, BEFORE_THIS_BOOT), started_at=BEFORE_THIS_BOOT)
+    assert kinds(made.restored(kept, 10)) == [fx.Execute]
+    assert made.tick(1000) == [] and made.windows() == {}
+    assert made.exited(KEY, ended(137, 11)) == []
+    lease = made.find(KEY)
+    assert lease and lease.exit == kept.exit and lease.stopped_by() is None
+
+
+def test_a_result_that_was_kept_is_sent_again_as_it_was() -> None:
+    made = book()
+    finish = leases_pb2.Finish(lease_id=KEY[0], epoch=1, finish_id="f", result=succeeded())
+    assert made.restored(Restored(grant(), finish=finish), 10) == []
+    assert made.unconfirmed() == [finish] and made.credits().slots == 2
+
+
+# --- words
+
+
+def test_a_timeout_names_the_limit_and_a_remedy() -> None:
+    result = stopped_result(StopReason.TIMEOUT, 143, grant(limit=90).spec.limits)
+    assert result.failure.cause == runs_pb2.FAILURE_CAUSE_TIMEOUT and result.exit_code == 143
+    assert "0:01:30" in result.failure.message and "max_runtime" in result.failure.message
+
+
+def test_preempted_and_expired_are_failures_that_put_the_run_back() -> None:
+    none = runs_pb2.TimeLimits()
+    preempted = stopped_result(StopReason.PREEMPTED, 0, none)
+    assert preempted.failure.cause == runs_pb2.FAILURE_CAUSE_PREEMPTED
+    assert preempted.outcome == runs_pb2.ATTEMPT_OUTCOME_FAILED and preempted.exit_code == 0
+    expired = stopped_result(StopReason.EXPIRED, None, none)
+    assert expired.failure.cause == runs_pb2.FAILURE_CAUSE_NODE_LOST and not expired.HasField("exit_code")
+    assert stopped_result(StopReason.CANCELLED, 1, none).outcome == runs_pb2.ATTEMPT_OUTCOME_CANCELLED
+
+
+def test_a_phase_that_frees_the_slot_has_no_container_that_may_run() -> None:
+    assert [phase for phase in Phase if not occupies(phase)] == [Phase.FINISHED, Phase.CONFIRMED, Phase.GONE]
+
+
+def test_a_newer_attempt_begins_when_the_container_of_an_older_has_ended() -> None:
+    made = book()
+    running(made)
+    newer = ("lease-2", 2)
+    made.granted(grant(newer), 1, 1)
+    made.grant_kept(newer, 1)
+    made.ended(KEY, succeeded())
+    assert fx.Execute(newer) in made.finish_kept(KEY), "whether or not that result is ever confirmed"
+
+
+def test_what_the_watchdog_has_signalled_keeps_the_grace_it_was_given() -> None:
+    made = book()
+    effects = made.restored(replace(KEPT, signalled=Signalled(StopReason.EXPIRED, 61)), 62)
+    assert [stop.grace for stop in stops(effects)] == [timedelta(seconds=8)]
+    assert made.tick(69) == [] and kinds(made.tick(70)) == [fx.Kill]
+
+
+def test_a_frozen_agent_that_wakes_late_knows_who_ended_the_container() -> None:
+    made = book()
+    running(made)
+    assert kinds(made.tick(100)) == [fx.StopContainer, fx.Kill]
+    made.exited(KEY, ended(137, 71), expired=Signalled(StopReason.EXPIRED, 61))
+    lease = made.find(KEY)
+    assert lease and lease.stopped_by()
+
+
+def test_a_kill_without_a_signal_before_it_counts_as_one() -> None:
+    made = book()
+    running(made)
+    made.tick(100)
+    made.exited(KEY, ended(137, 100.1))
+    lease = made.find(KEY)
+    assert lease and lease.stopped_by() and lease.stopped_by() == lease.stop
