@@ -4,6 +4,8 @@
 PYTHON ?= python3
 PYTEST_FLAGS ?=
 LOCK_FLAGS ?=
+SCENARIOS ?=
+MUTANTS ?=
 
 BIN := .venv/bin
 SCRIPTS := deploy/dev/base-image deploy/dev/engine deploy/dev/machine.py
@@ -16,7 +18,7 @@ PIP_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 -
 
 .PHONY: help
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 9
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 .PHONY: setup
 setup: $(ENVIRONMENT) ## Make the development environment in .venv (PYTHON=python3.13 to choose)
@@ -69,10 +71,19 @@ $(BUF): deploy/dev/package-lock.json | node
 	@cd deploy/dev && npm install --no-save --silent
 	@touch $@
 
-# In CI this is the only target that runs, so the static gate comes first there.
+# In CI this is the only target that runs, so the static gate comes first there. One worker a core; each has its own
+# PostgreSQL servers. PYTEST_FLAGS=-n0 runs all in one process, for a debugger.
 .PHONY: test
 test: $(if $(CI),check) $(ENVIRONMENT) node postgres ## All tests, on real parts (PYTEST_FLAGS="-k cancel -x")
-	@deploy/dev/engine run -- sh -c '$(BIN)/python deploy/dev/base-image ensure && exec $(BIN)/pytest $(PYTEST_FLAGS)'
+	@deploy/dev/engine run -- sh -c '$(BIN)/python deploy/dev/base-image ensure \
+		&& exec $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_FLAGS)'
+
+.PHONY: chaos chaos-mutants
+chaos: $(ENVIRONMENT) chaos-tools ## Faults of all kinds on real parts, and the model checked (SCENARIOS="poison drain")
+	@$(BIN)/python tests/chaos/run.py $(SCENARIOS)
+
+chaos-mutants: $(ENVIRONMENT) chaos-tools ## Break each guard on purpose: every broken one must be noticed
+	@deploy/dev/engine run -- $(BIN)/python tests/chaos/mutants.py $(MUTANTS)
 
 .PHONY: demo
 demo: $(ENVIRONMENT) ## Record a training run here, submit it twice to this machine's agent, get the outputs
@@ -86,6 +97,19 @@ node:
 postgres:
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
 		|| deploy/dev/apt-install "Tests run on Debian's PostgreSQL too" postgresql
+
+# dockerd is started by the scenarios themselves, for it is killed; `engine ensure` would leave one running.
+.PHONY: chaos-tools
+chaos-tools: | postgres
+	@command -v dockerd >/dev/null || command -v /usr/sbin/dockerd >/dev/null \
+		|| deploy/dev/apt-install "Faults are tried on a Docker Engine" docker.io
+	@command -v docker >/dev/null || deploy/dev/apt-install "Faults are tried on a Docker Engine" docker-cli
+	@test -x /bin/busybox || deploy/dev/apt-install "Containers of the scenarios hold one shell" busybox-static
+	@command -v ip >/dev/null || deploy/dev/apt-install "Links are cut in network namespaces" iproute2
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 \
+		|| deploy/dev/apt-install "Wall clocks are made to jump" libfaketime
+	@command -v spin >/dev/null || deploy/dev/apt-install "The protocol's formal model is checked with spin" spin
+	@command -v cc >/dev/null || deploy/dev/apt-install "spin makes its checker in C" gcc libc6-dev
 
 .PHONY: clean
 clean: ## Remove the environment and everything that was generated and is not in git

@@ -62,7 +62,7 @@ def admit(agent: str, instance_id: str, current: CurrentSession | None) -> None:
 def check_order(agent: str, hello_seq: int, last_seq: int) -> None:
     """Refuse a Hello that was delayed until a later one of the same instance had opened a session.
 
-    It would fence that session, and its inventory would end the leases granted since while their containers run.
+    It would fence that session, and its inventory would end the leases granted since, whose containers run.
 
     Args:
         agent: Whose Hello it is.
@@ -74,7 +74,7 @@ def check_order(agent: str, hello_seq: int, last_seq: int) -> None:
     """
     if 0 < hello_seq < last_seq:
         raise Aborted(
-            f"{agent} has said hello again since (number {last_seq}, this one is {hello_seq}); connect again. "
+            f"{agent} has said hello again since (number {last_seq}, this is {hello_seq}); connect again. "
             "If its data folder was restored from a copy, remove agent.json from it",
             reason="HELLO_OUT_OF_DATE",
             metadata={"agent": agent},

@@ -1,0 +1,368 @@
+"""The lease store in memory and the one on PostgreSQL do the same, whatever is asked of them."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from towline.errors import TowlineError
+from towline.names import RunName
+from towline.service.postgres import connecting, transaction
+from towline.v1 import leases_pb2, queues_pb2, runs_pb2
+from towline_queue.core.lease_ids import AttemptKey, lease_id
+from towline_queue.core.leases import Newcomer, SessionKey
+from towline_queue.core.matching import Offer, match
+from towline_queue.core.reports import Progress, Reply, Report, Result, Returned, SaidBy
+from towline_queue.core.retries import policy_of
+from towline_queue.core.sessions import Inventory, InventoryEntry
+from towline_queue.core.submission import NewRun
+from towline_queue.core.transitions import State
+from towline_queue.storage import agents, queues, runs
+from towline_queue.storage.lease_store import PostgresLeaseStore
+from towline_queue.store import LeaseStore
+from towline_testing.history import violations
+from towline_testing.memory_store import MemoryLeaseStore
+from towline_testing.queue_rows import OUTCOMES, QUEUE
+
+_TABLES = ("runs", "ready", "scheduled", "leases", "attempts", "agents", "sessions", "leaders", "queues")
+_TIMES = {
+    "sessions": ("seen_time",),
+    "leases": ("grant_time",),
+    "ready": ("ready_time", "expire_time"),
+    "scheduled": ("due_time",),
+    "agents": ("drain_deadline",),
+    "leaders": ("expires_at",),
+}
+_CAUSES = (
+    runs_pb2.FAILURE_CAUSE_USER_ERROR,
+    runs_pb2.FAILURE_CAUSE_NODE_LOST,
+    runs_pb2.FAILURE_CAUSE_PREEMPTED,
+)
+_REPORTS = ("accept", "refuse", "release", "progress", "finish", "finish twice")
+_SWEEPS = ("lost", "unanswered", "promote", "expire", "overdue", "forget", "lead")
+_SMALL = st.integers(0, 2)
+_ASKED = st.one_of(
+    st.tuples(st.just("submit"), _SMALL, _SMALL),
+    st.tuples(st.just("open"), _SMALL, st.integers(0, 11)),
+    st.tuples(st.sampled_from(("renew", "leave", "drain", "drain by", "settle")), _SMALL, st.integers(0, 5)),
+    st.tuples(st.just("hand out"), st.just(0), st.just(0)),
+    st.tuples(st.just("hand out"), st.just(0), st.just(0)),
+    st.tuples(st.sampled_from(_REPORTS), st.integers(0, 5), st.integers(0, 11)),
+    st.tuples(st.sampled_from(("cancel", "preempt", "stops")), st.integers(0, 5), st.just(0)),
+    st.tuples(st.just("age"), st.integers(0, 3), st.just(0)),
+    st.tuples(st.sampled_from(_SWEEPS), _SMALL, st.just(0)),
+)
+_BEGINNING = (("submit", 1, 0), ("submit", 0, 1), ("open", 0, 0), ("hand out", 0, 0))
+
+
+class Pair:
+    """Asks both stores the same and compares answers and rows."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.now = 1000.0
+        self.memory = MemoryLeaseStore(lambda: self.now, chance=lambda: 0.0)
+        self.postgres = PostgresLeaseStore(engine)
+        self.sessions: dict[str, SessionKey] = {}
+        self.first: dict[str, SessionKey] = {}
+        self.numbers = iter(range(1, 10_000))
+
+    async def begin(self) -> None:
+        spec = queues_pb2.QueueSpec()
+        self.memory.create_queue(QUEUE, spec)
+        async with transaction(self.engine) as connection:
+            tables = ", ".join(f"queue.{name}" for name in _TABLES)
+            await connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY"))
+            await queues.create(connection, QUEUE, spec.SerializeToString())
+
+    async def both(self, ask: Callable[[LeaseStore], Any]) -> None:
+        answers = []
+        for store in (self.memory, self.postgres):
+            try:
+                answers.append(_plain(await ask(store)))
+            except TowlineError as error:
+                answers.append(error.reason)
+        assert answers[0] == answers[1]
+
+    async def do(self, what: str, who: int, how: int) -> None:
+        match what:
+            case "submit":
+                await self._submit(who, how)
+            case "cancel" | "preempt":
+                await self._ask_api(what, who)
+            case "drain by":
+                await self._drain_by(who, how)
+            case "age":
+                await self._age((1.0, 11.0, 35.0, 130.0)[who])
+            case "open":
+                await self._open(who, how)
+            case "renew" | "leave" | "drain" | "settle":
+                await self._ask_session(what, who, how)
+            case "hand out":
+                await self._hand_out()
+            case "stops":
+                names = sorted(self.memory.tables.runs)
+                await self.both(lambda store: store.stops(names))
+            case _ if what in _SWEEPS:
+                await self._sweep(what, who)
+            case _:
+                await self._report(what, who, how)
+        assert await self._rows() == self._memory_rows()
+        assert not violations(self.memory.history)
+
+    async def _submit(self, gpus: int, how: int) -> None:
+        policy = runs_pb2.RetryPolicy()
+        policy.budgets.add(cause=runs_pb2.FAILURE_CAUSE_USER_ERROR, max_retries=how % 2)
+        policy.budgets.add(cause=runs_pb2.FAILURE_CAUSE_NODE_LOST, max_retries=1)
+        spec = runs_pb2.LaunchSpec(
+            run=f"runs/r{next(self.numbers):03}",
+            queue=QUEUE,
+            retry_policy=policy_of(policy, runs_pb2.RetryPolicy()),
+        )
+        spec.docker.gpus = gpus
+        if how == 2:
+            spec.limits.max_wait.FromTimedelta(timedelta(seconds=20))
+        new = NewRun(spec, runs_pb2.PRIORITY_MEDIUM, {}, {}, None, "", b"")
+        self.memory.submit(new)
+        async with transaction(self.engine) as connection:
+            await runs.insert(connection, [new])
+
+    async def _ask_api(self, what: str, number: int) -> None:
+        names = sorted(self.memory.tables.runs)
+        if not names:
+            return
+        name = RunName(names[number % len(names)])
+        answers: list[str] = []
+        try:
+            (self.memory.cancel if what == "cancel" else self.memory.preempt)(name)
+        except TowlineError as error:
+            answers.append(error.reason)
+        try:
+            async with transaction(self.engine) as connection:
+                await (runs.cancel if what == "cancel" else runs.preempt)(connection, name)
+        except TowlineError as error:
+            answers.append(error.reason)
+        assert len(set(answers)) <= 1
+        assert len(answers) != 1
+
+    async def _drain_by(self, who: int, how: int) -> None:
+        agent = f"agents/{who}"
+        if agent in self.memory.tables.agents:
+            deadline = timedelta(seconds=10) if how % 2 else None
+            self.memory.drain_by(agent, deadline)
+            async with transaction(self.engine) as connection:
+                await agents.drain_by(connection, agent, deadline)  # type: ignore[arg-type] # a valid name
+
+    async def _age(self, seconds: float) -> None:
+        """Let time pass: in PostgreSQL by moving every moment back."""
+        self.now += seconds
+        async with transaction(self.engine) as connection:
+            for table, columns in _TIMES.items():
+                sets = ", ".join(f"{column} = {column} - make_interval(secs => :s)" for column in columns)
+                await connection.execute(text(f"UPDATE queue.{table} SET {sets}"), {"s": seconds})
+
+    async def _open(self, who: int, how: int) -> None:
+        agent = f"agents/{who}"
+        key = SessionKey(UUID(int=next(self.numbers)), agent)
+        facts = {
+            "hostname": "host",
+            "version": "test",
+            "queues": [QUEUE],
+            "capacity": leases_pb2.Capacity(slots=3).SerializeToString(),
+            "gpus": [],
+            "labels": {},
+        }
+        before = self.memory.tables.agents.get(agent)
+        late = 2 if how == 11 and before else 0
+        number = max((before.hello_seq if before else 0) + 1 - late, 0)
+        newcomer = Newcomer(agent, "ab"[how % 9 == 8], "boot", how % 2 == 0, facts, number)
+        entries = self._inventory(agent, how)
+        await self.both(lambda store: store.open_session(key.id, newcomer, [QUEUE], entries))
+        if self.memory.tables.agents[agent].session == key.id:
+            self.sessions[agent] = key
+            self.first.setdefault(agent, key)
+
+    def _inventory(self, agent: str, how: int) -> list[InventoryEntry]:
+        """All attempts that the agent ever had, but for some: whole, without leases, or without results."""
+        entries = []
+        for index, (key, row) in enumerate(sorted(self.memory.tables.attempts.items())):
+            if row.agent == agent and (how + index) % 3:
+                state = (State.LEASED, State.RUNNING)[(how + index) % 2]
+                entries.append(InventoryEntry(lease_id(key), key.epoch, key, state))
+        return [*entries, InventoryEntry("nonsense", 1, None, State.RUNNING)] if how == 5 else entries
+
+    async def _ask_session(self, what: str, who: int, how: int) -> None:
+        key = self.sessions.get(f"agents/{who}", SessionKey(UUID(int=0), f"agents/{who}"))
+        if how == 5:
+            key = SessionKey(UUID(int=7), key.agent)
+        if how == 4:
+            key = self.first.get(key.agent, key)
+        match what:
+            case "renew":
+                await self.both(lambda store: store.renew([key]))
+            case "leave":
+                await self.both(lambda store: store.leave(key))
+            case "drain":
+                await self.both(lambda store: store.drain(key))
+            case _:
+                entries = self._inventory(key.agent, how)
+                keys = frozenset(entry.key for entry in entries if entry.key)
+                held = frozenset(lease.key for lease in self.memory.tables.leases.values())
+                inventory = Inventory(entries, speaks_for=None if how % 2 else keys | held)
+                await self.both(lambda store: store.settle(key, inventory))
+
+    async def _hand_out(self) -> None:
+        offers = [
+            Offer(key.id, key.agent, (QUEUE,), 2, frozenset({"GPU-0", "GPU-1"}), 2)
+            for key in self.sessions.values()
+        ]
+        await self.both(
+            lambda store: store.hand_out(
+                offers, lambda free, waiting: match(free, waiting, reserve_after=timedelta(hours=1))
+            )
+        )
+
+    async def _report(self, what: str, number: int, how: int) -> None:
+        attempts = sorted(self.memory.tables.attempts)
+        if not attempts:
+            return
+        key = attempts[number % len(attempts)]
+        if how == 11:  # an epoch that never was
+            key = AttemptKey(key.run, key.epoch + 1)
+        report = Report()
+        match what:
+            case "accept" | "refuse":
+                report.replies.append(Reply(key, what == "accept"))
+            case "release":
+                report.returned.append(Returned(key, ""))
+            case "progress":
+                state = (State.PREPARING, State.RUNNING, State.STOPPING)[how % 3]
+                report.progress.append(Progress(key, how // 3, state))
+            case _:
+                report.results.extend([_result(key, how)] * (2 if what == "finish twice" else 1))
+        await self.both(lambda store: store.carry_out([SaidBy("agents/0", report)]))
+
+    async def _sweep(self, what: str, who: int) -> None:
+        match what:
+            case "lost":
+                health = timedelta(seconds=(0, 119, 10_000)[who])
+                await self.both(lambda store: store.take_back_lost(health))
+            case "unanswered":
+                await self.both(lambda store: store.take_back_unanswered(timedelta(seconds=10)))
+            case "promote":
+                await self.both(lambda store: store.promote())
+            case "expire":
+                await self.both(lambda store: store.expire_waiting())
+            case "overdue":
+                await self.both(lambda store: store.preempt_overdue_drains())
+            case "forget":
+                await self.both(lambda store: store.forget_sessions())
+            case _:
+                await self.both(lambda store: store.lead("it", UUID(int=who), timedelta(seconds=20)))
+
+    async def _rows(self) -> list[Any]:
+        async with transaction(self.engine) as connection:
+
+            async def read(query: str) -> list[Any]:
+                return [tuple(row) for row in await connection.execute(text(query))]
+
+            return [
+                await read(
+                    "SELECT name, state, epoch, cancel_requested, preempt_epoch, outputs "
+                    "FROM queue.runs ORDER BY name"
+                ),
+                await read("SELECT run FROM queue.ready ORDER BY run"),
+                await read("SELECT run FROM queue.scheduled ORDER BY run"),
+                await read(
+                    "SELECT run, epoch, session, agent, array_to_string(gpu_ids, ','), accepted "
+                    "FROM queue.leases ORDER BY run"
+                ),
+                await read(
+                    "SELECT run, epoch, outcome, finish_id, cause, event_seq "
+                    "FROM queue.attempts ORDER BY run, epoch"
+                ),
+                await read(
+                    "SELECT name, instance_id, session, session_epoch, hello_seq, draining, "
+                    "drain_deadline IS NULL FROM queue.agents ORDER BY name"
+                ),
+                await read("SELECT id, agent, epoch FROM queue.sessions ORDER BY id"),
+            ]
+
+    def _memory_rows(self) -> list[Any]:
+        tables = self.memory.tables
+        return [
+            [
+                (run.name, run.state, run.epoch, run.cancel_requested, run.preempt_epoch, run.outputs)
+                for _, run in sorted(tables.runs.items())
+            ],
+            [(name,) for name in sorted(tables.ready)],
+            [(name,) for name in sorted(tables.scheduled)],
+            [
+                (*row.key, row.session, row.agent, ",".join(row.gpu_ids), row.accepted)
+                for _, row in sorted(tables.leases.items())
+            ],
+            [
+                (*key, row.outcome, row.finish_id, row.cause, row.event_seq)
+                for key, row in sorted(tables.attempts.items())
+            ],
+            [
+                (
+                    name,
+                    row.instance_id,
+                    row.session,
+                    row.session_epoch,
+                    row.hello_seq,
+                    row.draining,
+                    row.drain_deadline is None,
+                )
+                for name, row in sorted(tables.agents.items())
+            ],
+            [(id_, row.agent, row.epoch) for id_, row in sorted(tables.sessions.items())],
+        ]
+
+
+def _result(key: AttemptKey, how: int) -> Result:
+    state = (State.SUCCEEDED, State.FAILED, State.CANCELLED)[how % 3]
+    failure = None
+    if state is not State.SUCCEEDED:
+        cause = _CAUSES[how // 4] if state is State.FAILED else runs_pb2.FAILURE_CAUSE_CANCELLED
+        failure = runs_pb2.Failure(cause=cause).SerializeToString()
+    return Result(key, UUID(int=100 + how % 2), state, OUTCOMES[state], 0, failure, "artifacts/a/versions/v0")
+
+
+def _plain(answer: Any) -> Any:
+    """Make answers comparable that say the same in another order, or in other words for people."""
+    if hasattr(answer, "__dataclass_fields__"):
+        kept = {name: _plain(getattr(answer, name)) for name in answer.__dataclass_fields__}
+        return {name: value for name, value in kept.items() if name not in ("spec", "policy")}
+    if isinstance(answer, dict):
+        return sorted((repr(key), repr(_plain(value))) for key, value in answer.items())
+    if isinstance(answer, AttemptKey | SessionKey):
+        return tuple(answer)
+    if isinstance(answer, list | tuple | set | frozenset):
+        return sorted((_plain(one) for one in answer), key=repr)
+    return answer
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@example(asked=[("age", 2, 0), ("open", 0, 8), ("age", 0, 0), ("renew", 0, 4), ("age", 3, 0), ("lost", 2, 0)])
+@given(asked=st.lists(_ASKED, min_size=15, max_size=45))
+def test_both_stores_do_the_same(database_url: str, asked: list[tuple[str, int, int]]) -> None:
+    async def ask() -> None:
+        async with connecting(database_url) as engine:
+            pair = Pair(engine)
+            await pair.begin()
+            for what, who, how in [*_BEGINNING, *asked]:
+                await pair.do(what, who, how)
+
+    asyncio.run(ask())
