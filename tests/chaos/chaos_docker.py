@@ -25,8 +25,8 @@ def dockerd_killed_and_its_containers_with_it(world: World) -> None:
     world.running(run)
     world.touch(run)
     (ended,) = world.ended(run, state=SUCCEEDED)
-    assert ended.attempts[0].failure.cause == runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, ended
-    world.seen.append("CONTROL_PLANE, tried again")
+    assert ended.attempts[0].failure.cause == runs_pb2.FAILURE_CAUSE_NODE_LOST, ended
+    world.seen.append("NODE_LOST, tried again")
 
 
 def dockerd_killed_and_its_containers_live(world: World) -> None:

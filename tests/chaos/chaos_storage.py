@@ -162,10 +162,7 @@ def nobody_takes_a_run_in_time(world: World) -> None:
 def everything_killed_at_once(world: World) -> None:
     """Agent, watchdog, queue service, registry, PostgreSQL and dockerd are killed together and come back."""
     world.begin(slots=3, lost=12)
-    # What an engine ends as it starts, while no agent looks, cannot be told from a program's own end.
-    retries = soon()
-    retries.budgets.add(cause=runs_pb2.FAILURE_CAUSE_USER_ERROR, max_retries=2)
-    runs = world.submit("count", 5, lines=60, retries=retries)
+    runs = world.submit("count", 5, lines=60, retries=soon())
     world.running(*runs[:3])
     world.agents["a"].kill()
     for pid in world.watchdogs():

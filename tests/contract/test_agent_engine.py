@@ -5,6 +5,7 @@ import io
 import tarfile
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from towline.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from towline_agent import tars
 from towline_agent.core.containers import LOG_CONFIG
 from towline_agent.engine.docker import DockerEngine, connecting
-from towline_agent.engine.port import ContainerId, ContainerState, Engine
+from towline_agent.engine.port import Container, ContainerId, ContainerState, Engine
 from towline_testing.engine import base_image, docker, image_id, inspect, volumes
 
 pytestmark = pytest.mark.docker
@@ -100,6 +101,39 @@ async def test_a_container_goes_from_created_to_running_to_ended(engine: Engine,
     found = await engine.inspect(container)
     assert found and found.state is ContainerState.ENDED and found.exit == status
     await engine.kill(container, "SIGKILL")
+
+
+async def ended(engine: Engine, container: ContainerId) -> Container:
+    await engine.wait(container)
+    found = await engine.inspect(container)
+    assert found and found.exit
+    return found
+
+
+async def test_signals_that_came_through_the_engine_are_told(engine: Engine, made: Made) -> None:
+    program = "import signal, time; [signal.signal(n, lambda *_: print(n, flush=True)) for n in (10, 15)]; "
+    container = await made.python(program + "print('ready', flush=True); time.sleep(60)")
+    logs = engine.logs(container, follow=True)
+    assert await anext(logs) == b"ready\n"
+    await engine.kill(container, "SIGUSR1")
+    await asyncio.to_thread(docker, "stop", "--time=1", container)
+    signals = await engine.signals(await ended(engine, container))
+    assert signals is not None and [one.number for one in signals] == [10, 15, 9]
+    assert 60 > signals[1].before_end > 0.9 and abs(signals[2].before_end) < 0.9
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
+async def test_signals_of_a_containers_own_are_not(engine: Engine, made: Made, signal: str) -> None:
+    container = await made.python(f"import os, signal; os.kill(os.getpid(), signal.{signal})")
+    found = await ended(engine, container)
+    assert found.exit and found.exit.code > 128 and await engine.signals(found) == []
+
+
+async def test_what_the_engine_does_not_remember_is_told_as_that(engine: Engine, made: Made) -> None:
+    container = await made.python("pass")
+    found = await ended(engine, container)
+    assert await engine.signals(replace(found, id=ContainerId("0" * 64))) is None
+    assert await engine.signals(replace(found, started_at=None)) is None
 
 
 async def test_when_a_container_ran_is_told(engine: Engine, made: Made) -> None:

@@ -61,7 +61,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[EngineProxy]:
 
 @pytest.mark.parametrize(
     ("code", "cause"),
-    [(0, None), (3, runs_pb2.FAILURE_CAUSE_USER_ERROR), (137, runs_pb2.FAILURE_CAUSE_CONTROL_PLANE)],
+    [(0, None), (3, runs_pb2.FAILURE_CAUSE_USER_ERROR), (137, runs_pb2.FAILURE_CAUSE_USER_ERROR)],
 )
 async def test_an_engine_that_stops_and_comes_back(
     peer: LeasePeer, tmp_path: Path, engine: EngineProxy, code: int, cause: int | None

@@ -186,7 +186,7 @@ async def test_a_drain_has_a_deadline(database_url: str, tmp_path: Path) -> None
 
 
 async def test_a_silent_agents_run_is_unreachable_since_a_moment(database_url: str, tmp_path: Path) -> None:
-    brief = policy(heartbeat_s=0.1, disconnected_s=0.5, lost_s=600)
+    brief = policy(heartbeat_s=0.1, disconnected_s=4, lost_s=600)
     async with lease_world(database_url, tmp_path, policy=brief) as world:
         command = command_for(world)
         async with FakeAgent().connected(world.service.channel, beating=True) as session:

@@ -1,6 +1,7 @@
 """Opening, fencing, resuming and ending sessions."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,10 +10,11 @@ import pytest
 
 from towline.errors import Aborted, AlreadyExists, InvalidArgument, NotFound, Unavailable
 from towline.rpc.channel import open_channel
-from towline.v1 import leases_pb2, runs_pb2
+from towline.v1 import leases_pb2, queues_pb2, runs_pb2
 from towline_testing.fake_agent import FakeAgent
-from towline_testing.lease_world import LeaseWorld, lease_world, policy
+from towline_testing.lease_world import LeaseWorld, lease_world, policy, queue_spec
 from towline_testing.postgres import PostgresServer
+from towline_testing.queue import new_id
 from towline_testing.waiting import eventually_async
 
 ADOPT = leases_pb2.VERDICT_ACTION_ADOPT
@@ -333,6 +335,34 @@ async def test_leases_survive_a_restart_of_the_service(database_url: str, tmp_pa
             assert await session.finish(grant) == OK
         assert (await world.get(run)).state == runs_pb2.RUN_STATE_SUCCEEDED
         assert leaving.ended
+
+
+async def test_a_lease_that_is_shorter_than_the_sessions_heartbeats_brings_new_ones(world: LeaseWorld):
+    agent = FakeAgent()
+    async with agent.connected(world.service.channel) as session:
+        assert session.welcome.heartbeat_interval.ToTimedelta() == timedelta(seconds=5)
+        await session.beat()
+        short = policy(heartbeat_s=1, disconnected_s=2, lost_s=4)
+        update = queues_pb2.UpdateQueueRequest(
+            request_id=new_id(), name="queues/default", spec=queue_spec(short)
+        )
+        await world.service.queues.UpdateQueue(update)
+        run = await world.submit()
+        grant = await session.next_grant()
+        assert grant.ttl.ToTimedelta() == timedelta(seconds=4)
+        agent.held[grant.lease_id] = grant
+        await session.until(lambda: session.ended)
+        assert session.error is None and "policy" in session.go_away.reason
+    async with agent.connected(world.service.channel) as session:
+        assert session.welcome.heartbeat_interval.ToTimedelta() == timedelta(seconds=1)
+        assert session.verdicts == {grant.lease_id: ADOPT}
+        assert await session.finish(grant) == OK
+        await world.submit()
+        await session.beat()
+        await session.next_accepted()
+        await session.beat()
+        assert session.go_away is None
+    assert (await world.get(run)).state == runs_pb2.RUN_STATE_SUCCEEDED
 
 
 async def test_a_service_that_stops_says_go_away_first(database_url: str, tmp_path: Path):

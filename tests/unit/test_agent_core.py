@@ -17,7 +17,16 @@ from towline_agent.core import keys, recipe
 from towline_agent.core.backoff import Backoff
 from towline_agent.core.capacity import Capacity, lease_set_digest
 from towline_agent.core.containers import ImageFacts, Owner, container_config
-from towline_agent.core.failures import ExitStatus, build_failure, from_exit, from_start_error
+from towline_agent.core.failures import (
+    EndedBy,
+    ExitStatus,
+    SentSignal,
+    build_failure,
+    ended_by,
+    from_exit,
+    from_start_error,
+    may_be_stopped,
+)
 from towline_agent.core.phases import TRANSITIONS, Phase, Step, after, occupies, run_state
 from towline_agent.payload import payload
 
@@ -306,6 +315,80 @@ def test_exits_are_classified(status: ExitStatus, outcome: str, cause: str | Non
         assert result.failure.cause == runs_pb2.FailureCause.Value(f"FAILURE_CAUSE_{cause}")
         assert words in result.failure.message
         assert result.failure.log_tail == "tail" and result.failure.exit_code == status.code
+
+
+def sent(*signals: int, before_end: float = 1.0) -> list[SentSignal]:
+    return [SentSignal(number, before_end) for number in signals]
+
+
+@pytest.mark.parametrize(
+    ("status", "signals", "was_away", "leaves", "blamed"),
+    [
+        # It killed itself, or the kernel did.
+        (ExitStatus(143), [], False, False, EndedBy.PROGRAM),
+        (ExitStatus(137), [], True, False, EndedBy.PROGRAM),
+        (ExitStatus(139), [], False, False, EndedBy.PROGRAM),
+        (ExitStatus(1), None, True, False, EndedBy.PROGRAM),
+        (ExitStatus(255), None, False, False, EndedBy.PROGRAM),
+        # Its word counts, whatever it was told; so does its memory limit.
+        (ExitStatus(0), sent(15), False, True, EndedBy.PROGRAM),
+        (ExitStatus(137, oom_killed=True), sent(15), False, True, EndedBy.PROGRAM),
+        (ExitStatus(127, error="no such file"), sent(15), False, True, EndedBy.PROGRAM),
+        # `docker stop`, with a program that ends at once, by itself, or not at all.
+        (ExitStatus(143), sent(15), False, False, EndedBy.OUTSIDE),
+        (ExitStatus(1), sent(15), False, False, EndedBy.OUTSIDE),
+        (ExitStatus(137), [SentSignal(15, 300), SentSignal(9, 0.01)], False, False, EndedBy.OUTSIDE),
+        # Something else than an order to end, or one that is long past.
+        (ExitStatus(1), sent(10), False, False, EndedBy.PROGRAM),
+        (ExitStatus(143), sent(1, before_end=3600), False, False, EndedBy.PROGRAM),
+        # The engine or its machine goes down: it says what it does, or has no time to, or forgets it.
+        (ExitStatus(143), sent(15), False, True, EndedBy.SHUTDOWN),
+        (ExitStatus(143), [], False, True, EndedBy.SHUTDOWN),
+        (ExitStatus(143), None, False, True, EndedBy.SHUTDOWN),
+        (ExitStatus(137), sent(9), True, False, EndedBy.SHUTDOWN),
+        (ExitStatus(255), None, True, False, EndedBy.SHUTDOWN),
+        # Nobody was there.
+        (ExitStatus(137), None, False, False, EndedBy.UNKNOWN),
+    ],
+)
+def test_who_ended_a_container(
+    status: ExitStatus, signals: list[SentSignal] | None, was_away: bool, leaves: bool, blamed: EndedBy
+) -> None:
+    assert ended_by(status, signals, was_away=was_away, leaves=leaves) is blamed
+
+
+@pytest.mark.parametrize(
+    ("blamed", "cause", "words"),
+    [
+        (EndedBy.PROGRAM, runs_pb2.FAILURE_CAUSE_USER_ERROR, "ended by SIGTERM"),
+        (EndedBy.OUTSIDE, runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, "from outside Towline"),
+        (EndedBy.SHUTDOWN, runs_pb2.FAILURE_CAUSE_NODE_LOST, "machine was stopped"),
+        (EndedBy.UNKNOWN, runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, "does not remember"),
+    ],
+)
+def test_only_what_its_program_did_is_the_runs_failure(
+    blamed: EndedBy, cause: runs_pb2.FailureCause.ValueType, words: str
+) -> None:
+    result = from_exit(ExitStatus(143), "run x", 0, "tail", blamed)
+    assert result.failure.cause == cause and words in result.failure.message
+    assert result.exit_code == result.failure.exit_code == 143 and result.failure.log_tail == "tail"
+    assert "exit code 143" in result.failure.message
+
+
+@pytest.mark.parametrize(
+    ("status", "signals", "may"),
+    [
+        (ExitStatus(143), [], True),
+        (ExitStatus(137), None, True),
+        (ExitStatus(139), [], False),
+        (ExitStatus(1), [], False),
+        (ExitStatus(1), sent(15), True),
+    ],
+)
+def test_only_what_may_have_been_told_to_end_waits_for_the_engine(
+    status: ExitStatus, signals: list[SentSignal] | None, may: bool
+) -> None:
+    assert may_be_stopped(status, signals) is may
 
 
 UV_SAYS = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from towline.errors import AlreadyExists
 from towline.v1 import leases_pb2, runs_pb2
 from towline_agent.core import records
-from towline_agent.core.failures import ExitStatus, succeeded
+from towline_agent.core.failures import EndedBy, ExitStatus, succeeded
 from towline_agent.core.ownership import attempt_key
 from towline_agent.core.stops import Exit, Signalled, StopReason
 from towline_agent.deadlines import Deadline, note_expired
@@ -20,7 +20,7 @@ from towline_agent.journal import Identity, Journal, locked
 
 GRANT = leases_pb2.Grant(lease_id="lease-1", epoch=3, spec=runs_pb2.LaunchSpec(run="runs/a"))
 FINISH = leases_pb2.Finish(lease_id="lease-1", epoch=3, finish_id="finish-1", result=succeeded())
-EXIT = Exit(ExitStatus(3, oom_killed=True, error="why"), 40.5, 1000)
+EXIT = Exit(ExitStatus(3, oom_killed=True, error="why"), 40.5, 1000, EndedBy.OUTSIDE)
 STOP = Signalled(StopReason.PREEMPTED, 39.5, timedelta(seconds=15))
 BEFORE = -float("inf")
 

@@ -101,9 +101,9 @@ def test_a_grant_that_cannot_be_kept_is_refused_and_nothing_is_offered_for_a_whi
     assert kinds(made.grant_not_kept(KEY, "No space left on device", 2)) == [fx.Forget]
     assert not made.replies[0].accepted and "No space left" in made.replies[0].reason
     assert not made.leases and made.credits().slots == 0
-    generation = made.capacity_gen
+    generation = made.intake.generation
     made.tick(made.next_tick())
-    assert made.credits().slots == 2 and made.capacity_gen > generation
+    assert made.credits().slots == 2 and made.intake.generation > generation
 
 
 def test_a_grant_that_was_kept_too_late_is_refused() -> None:
@@ -124,7 +124,7 @@ def test_a_grant_that_is_dropped_while_it_is_written_is_never_executed() -> None
 @pytest.mark.parametrize(
     ("prepare", "reason"),
     [
-        (lambda made: made.drain(), "drains"),
+        (lambda made: made.drain(0), "drains"),
         (lambda made: made.engine(ready=False), "Docker Engine"),
         (lambda made: made.granted(grant(("other", 1), "runs/b"), 0, 0), "no slot"),
     ],
@@ -345,11 +345,97 @@ def test_a_dropped_attempt_keeps_its_gpus_until_it_is_gone(
 def test_a_drain_is_over_when_nothing_is_left() -> None:
     made = book()
     running(made)
-    made.drain()
+    assert made.drain(0) == [] and made.drain(0) == []
     assert made.credits().slots == 0 and not made.empty
     made.lost([KEY[0]], 1)
     made.removed(KEY)
     assert made.empty
+
+
+# --- leases given back
+
+
+def waiting(made: LeaseBook, key: Key = KEY, run: str = "runs/a") -> None:
+    """Bring a lease to where its container may be started."""
+    made.granted(grant(key, run), 0, 0)
+    made.grant_kept(key, 0)
+    made.answered([key])
+    made.renewed([key], 0)
+    made.prepared(key)
+
+
+PREEMPTED = stopped_result(StopReason.PREEMPTED, None, runs_pb2.TimeLimits())
+
+
+def test_a_preemption_before_the_start_gives_the_lease_back() -> None:
+    made = book(slots=1)
+    waiting(made)
+    made.cancelled(cancel(reason=leases_pb2.STOP_REASON_PREEMPTED), 1)
+    assert not made.starts(KEY, 2), "the container is not started any more"
+    generation = made.intake.generation
+    assert kinds(made.ended(KEY, PREEMPTED)) == []
+    assert [(one.lease_id, one.epoch) for one in made.releases()] == [KEY]
+    assert "preempted" in made.releases()[0].reason and not made.unconfirmed()
+    assert made.credits().slots == 1 and made.intake.generation > generation
+    assert [lease.key for lease in made.inventory()] == [KEY], "nobody knows yet that it was given back"
+    assert kinds(made.given_back([KEY])) == [fx.Clean] and made.given_back([KEY]) == []
+    assert kinds(made.removed(KEY)) == [fx.Forget] and not made.leases
+
+
+def test_a_preemption_after_the_start_was_asked_for_is_a_result() -> None:
+    made = book()
+    waiting(made)
+    assert made.starts(KEY, 1)
+    made.cancelled(cancel(reason=leases_pb2.STOP_REASON_PREEMPTED), 2)
+    assert kinds(made.ended(KEY, PREEMPTED)) == [fx.KeepFinish] and not made.releases()
+
+
+def test_what_an_earlier_start_may_have_begun_is_never_given_back() -> None:
+    made = book()
+    made.restored(Restored(grant(), window=Window(60, 70, StopReason.EXPIRED)), 0)
+    assert made.drain(0) == []
+    made.judged(verdict(leases_pb2.VERDICT_ACTION_STOP_PREEMPTED), 0, 1)
+    assert kinds(made.ended(KEY, PREEMPTED)) == [fx.KeepFinish]
+
+
+@pytest.mark.parametrize(
+    "result", [stopped_result(StopReason.CANCELLED, None, runs_pb2.TimeLimits()), succeeded()]
+)
+def test_another_end_than_the_preemption_is_told(result: leases_pb2.AttemptResult) -> None:
+    made = book()
+    waiting(made)
+    made.drain(0)
+    assert kinds(made.ended(KEY, result)) == [fx.KeepFinish]
+
+
+def test_a_drain_gives_back_what_has_not_begun_and_leaves_what_runs() -> None:
+    made = book(slots=3)
+    running(made)
+    idle, offered = ("lease-2", 1), ("lease-3", 1)
+    waiting(made, idle, "runs/b")
+    made.granted(grant(offered, "runs/c"), 0, 0)
+    effects = made.drain(1)
+    ordered = [effect for effect in effects if isinstance(effect, fx.StopContainer)]
+    assert [(effect.key, effect.stop.reason) for effect in ordered] == [(idle, StopReason.PREEMPTED)]
+    assert kinds(made.grant_kept(offered, 1)) == [fx.Forget]
+    assert not made.replies[-1].accepted and "drains" in made.replies[-1].reason
+    made.ended(idle, PREEMPTED)
+    assert [one.reason for one in made.releases()] == ["the agent drains"]
+    assert phase(made) is Phase.RUNNING
+
+
+@pytest.mark.parametrize(
+    "action", [leases_pb2.VERDICT_ACTION_STOP_STALE, leases_pb2.VERDICT_ACTION_STOP_UNKNOWN]
+)
+def test_a_lease_that_the_queue_service_has_back_is_let_go(action: Any) -> None:
+    made = book()
+    waiting(made)
+    made.drain(0)
+    made.ended(KEY, PREEMPTED)
+    assert made.judged(verdict(leases_pb2.VERDICT_ACTION_ADOPT), 1, 1) == []
+    assert made.judged(verdict(leases_pb2.VERDICT_ACTION_STOP_CANCELLED), 1, 1) == []
+    assert made.releases(), "it has not come back, so it is given back again"
+    assert kinds(made.judged(verdict(action), 1, 1)) == [fx.Clean] and not made.releases()
 
 
 # --- restarts
@@ -452,7 +538,8 @@ def test_preempted_and_expired_are_failures_that_put_the_run_back() -> None:
 
 
 def test_a_phase_that_frees_the_slot_has_no_container_that_may_run() -> None:
-    assert [phase for phase in Phase if not occupies(phase)] == [Phase.FINISHED, Phase.CONFIRMED, Phase.GONE]
+    free = [Phase.FINISHED, Phase.RELEASED, Phase.CONFIRMED, Phase.GONE]
+    assert [phase for phase in Phase if not occupies(phase)] == free
 
 
 def test_a_newer_attempt_begins_when_the_container_of_an_older_has_ended() -> None:

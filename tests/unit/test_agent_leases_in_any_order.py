@@ -16,7 +16,7 @@ from towline_agent.core.lease import Key
 from towline_agent.core.leases import LeaseBook
 from towline_agent.core.orders import Restored
 from towline_agent.core.phases import Phase, occupies
-from towline_agent.core.stops import Exit, Signalled
+from towline_agent.core.stops import Exit, Signalled, stopped_result
 
 SLOTS = 2
 RUNS = st.sampled_from(["runs/a", "runs/b", "runs/c"])
@@ -51,6 +51,8 @@ class Node(RuleBasedStateMachine):
         self.numbers = count(1)
         self.disk = Disk()
         self.tried: set[str] = set()
+        self.begun: set[Key] = set()
+        """Leases whose container was started."""
         self.start()
 
     def start(self) -> None:
@@ -135,6 +137,17 @@ class Node(RuleBasedStateMachine):
         self.now += after
         self.todo += self.book.tick(self.now)
 
+    @precondition(lambda self: any(lease.returnable for lease in self.book.leases))
+    @rule()
+    def drain(self) -> None:
+        self.todo += self.book.drain(self.now)
+
+    @rule()
+    def releases_are_carried_out(self) -> None:
+        keys = [(one.lease_id, one.epoch) for one in self.book.releases()]
+        assert not self.begun & set(keys), "given back although it has begun"
+        self.todo += self.book.given_back(keys)
+
     @rule(index=st.integers(0, 3))
     def container_ends(self, index: int) -> None:
         running = sorted(self.disk.running)
@@ -200,7 +213,7 @@ class Node(RuleBasedStateMachine):
             self.todo += self.book.signalled(key, self.now, self.now)
         elif key in self.executing:
             self.executing.discard(key)
-            self.todo += self.book.ended(key, succeeded())
+            self.todo += self.book.ended(key, stopped_result(lease.stop.reason, None, lease.spec.limits))
 
     @rule(index=st.integers(0, 3))
     def container_starts(self, index: int) -> None:
@@ -208,13 +221,12 @@ class Node(RuleBasedStateMachine):
             key
             for key in sorted(self.executing & self.permitted)
             if (lease := self.book.find(key))
-            and lease.stop is None
             and lease.exit is None
             and lease.phase in (Phase.LEASED, Phase.PREPARING)
         ]
-        if able:
-            key = able[index % len(able)]
+        if able and self.book.starts(key := able[index % len(able)], self.now):
             self.book.prepared(key)
+            self.begun.add(key)
             self.disk.running.add(key)
             self.todo += self.book.started(key, "container", self.now)
 
@@ -245,7 +257,7 @@ class Node(RuleBasedStateMachine):
             pending = any(getattr(effect, "key", None) == lease.key for effect in self.todo)
             at_work = lease.key in self.executing or pending
             waits = not lease.adopted and lease.stop is None
-            done = lease.phase in (Phase.FINISHED, Phase.CONFIRMED, Phase.DROPPED)
+            done = lease.phase in (Phase.FINISHED, Phase.RELEASED, Phase.CONFIRMED, Phase.DROPPED)
             older = any(
                 other.spec.run == lease.spec.run
                 and other.grant.epoch < lease.grant.epoch

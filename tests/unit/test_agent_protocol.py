@@ -18,6 +18,7 @@ from towline_agent.core.lease import Key
 from towline_agent.core.leases import LeaseBook
 from towline_agent.core.phases import Phase
 from towline_agent.core.protocol import TRANSITIONS, AgentSession, SessionState
+from towline_agent.core.stops import StopReason, stopped_result
 
 ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
 
@@ -181,7 +182,7 @@ def test_heartbeats_come_in_time_and_when_credits_change() -> None:
     assert peers.session.to_send(105)
     peers.book.engine(ready=False)
     beat = peers.say().heartbeat
-    assert beat.free_slots == 0 and beat.capacity_gen == peers.book.capacity_gen
+    assert beat.free_slots == 0 and beat.capacity_gen == peers.book.intake.generation
 
 
 def test_silence_is_noticed() -> None:
@@ -253,6 +254,45 @@ def test_a_drain_is_passed_on_both_ways() -> None:
     request = peers.say()
     assert request.HasField("drain") and request.heartbeat.free_slots == 0
     assert peers.book.empty
+
+
+def drained(peers: Peers) -> None:
+    """Drain an agent whose one lease has not begun, up to where it is to be given back."""
+    peers.hear(grants=[peers.grant()])
+    first = peers.say().heartbeat.seq
+    peers.acknowledge(first)
+    peers.hear(drain=leases_pb2.Drain())
+    peers.book.ended(("lease-1", 1), stopped_result(StopReason.PREEMPTED, None, runs_pb2.TimeLimits()))
+
+
+def test_a_lease_is_given_back_and_let_go_with_the_next_acknowledgement() -> None:
+    peers = Peers()
+    peers.hear(grants=[peers.grant()])
+    before = peers.say().heartbeat.seq
+    peers.hear(drain=leases_pb2.Drain())
+    peers.book.ended(("lease-1", 1), stopped_result(StopReason.PREEMPTED, None, runs_pb2.TimeLimits()))
+    request = peers.say()
+    assert [(one.lease_id, one.epoch, one.reason) for one in request.releases] == [
+        ("lease-1", 1, "the agent drains")
+    ]
+    assert request.heartbeat.lease_set_digest == lease_set_digest([])
+    peers.acknowledge(before)
+    assert peers.book.releases(), "that was said before"
+    assert [type(effect) for effect in peers.acknowledge(request.heartbeat.seq)][:1] == [fx.Clean]
+    assert not peers.say().releases
+
+
+def test_what_was_given_back_as_the_session_broke_is_given_back_again() -> None:
+    peers = Peers()
+    drained(peers)
+    assert peers.say().releases
+    again = Peers(peers.book)
+    assert [entry.state for entry in again.hello.inventory] == [runs_pb2.RUN_STATE_PREPARING]
+    assert [one.lease_id for one in again.say().releases] == ["lease-1"]
+    # The other way: it was carried out, and only that was not heard.
+    later = Peers(peers.book, opened=False)
+    effects = later.hear(welcome=later.welcome(leases_pb2.VERDICT_ACTION_STOP_STALE))
+    assert [type(effect) for effect in effects] == [fx.Clean] and not later.say().releases
 
 
 # --- ends

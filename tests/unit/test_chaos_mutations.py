@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from towline_testing import model_mutants
+
 ROOT = Path(__file__).resolve().parents[2]
 CHAOS = ROOT / "tests" / "chaos"
 
@@ -48,5 +50,10 @@ def test_names_tell_the_mutants_apart() -> None:
 
 
 def test_the_list_in_the_docs_is_this_list() -> None:
+    assert _in_the_docs("mutants") == MODULE.table()
+    assert _in_the_docs("model mutants") == model_mutants.table()
+
+
+def _in_the_docs(name: str) -> str:
     page = (ROOT / "docs" / "chaos.md").read_text()
-    assert page.partition("<!-- mutants -->\n")[2].partition("<!-- /mutants -->")[0] == MODULE.table()
+    return page.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]

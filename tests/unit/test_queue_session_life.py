@@ -1,6 +1,7 @@
 """How a session begins and ends, with messages only."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -125,11 +126,35 @@ def test_a_service_that_stops_says_when_to_come_back():
     assert session.closed.error.reason == "SERVICE_STOPPING"
 
 
+@pytest.mark.parametrize(("ttl_s", "goes"), [(9.9, True), (10, False), (120, False)])
+def test_a_lease_that_the_sessions_heartbeats_cannot_renew_has_the_agent_connect_again(
+    ttl_s: float, goes: bool
+):
+    session = Driven(ONE)
+    made = claimed(TWO, session.protocol.key.id, timedelta(seconds=ttl_s))
+    assert session.tell(on.Granted([(made, 1)])) is None
+    assert len(session.sent[1].grants) == 1, "the lease stays"
+    assert (session.closed == on.Close(None)) is goes
+    assert (session.sent[-1].go_away.reason == "the lease policy of a queue has changed") is goes
+
+
+def test_what_a_queue_had_before_the_session_opened_ends_it_not():
+    session = SessionProtocol(uuid4())
+    session.handle(hello(), 0)
+    policy = replace(DEFAULT, lost_after=timedelta(seconds=8), disconnected_after=timedelta(seconds=7))
+    session.handle(replace(opened(), opened=replace(opened().opened, policy=policy)), 0)
+    effects = session.handle(on.Granted([(claimed(ONE, session.key.id, timedelta(seconds=8)), 1)]), 0)
+    assert [type(effect) for effect in effects] == [on.Send], "the next session would be the same"
+
+
 ENDINGS = {
     "broken": lambda session: session.tell(on.Broken()),
     "overflow": lambda session: session.tell(on.OutboxFull()),
     "superseded": lambda session: session.tell(on.Superseded()),
     "stopping": lambda session: session.tell(on.ServiceStops(timedelta(0), timedelta(0))),
+    "other terms": lambda session: session.tell(
+        on.Granted([(claimed(ONE, session.protocol.key.id, timedelta(seconds=6)), 1)])
+    ),
     "failed": lambda session: session.tell(on.Failed(Unavailable("no", reason="NO"))),
     "left": lambda session: (session.tell(on.Goodbye()), session.tell(on.Left())),
 }

@@ -132,6 +132,26 @@ def test_a_program_that_no_signal_reaches_sees_the_file(start: Start, stop_file:
     assert program.end()[1].startswith("stopped")
 
 
+def test_a_signal_that_meets_a_program_on_its_way_out_leaves_its_exit_code(
+    start: Start, stop_file: Path
+) -> None:
+    code = """
+import os, signal, sys, towline
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):
+        kill(pid, number)  # the interpreter has given its handlers back
+late = Late()
+stop = towline.catch_stop()
+sys.exit(3 if stop.requested else 4)
+"""
+    stop_file.write_text(written())
+    stopped = start(code, TOWLINE_STOP_FILE=str(stop_file), TOWLINE_STOP_SIGNAL="SIGTERM")
+    assert stopped.end()[0] == 3
+    stop_file.unlink()
+    ended_by_itself = start(code, TOWLINE_STOP_FILE=str(stop_file), TOWLINE_STOP_SIGNAL="SIGTERM")
+    assert ended_by_itself.end()[0] == -signal.SIGTERM, "nobody asked it to stop: the signal is not for it"
+
+
 def test_a_cancel_that_comes_later_replaces_the_reason(start: Start, stop_file: Path) -> None:
     code = """
 import towline

@@ -10,6 +10,7 @@ Before it signals, the agent writes a small file that says why. The file counts 
 reaches the first process of a container alone, the file reaches the children of a shell script as well.
 """
 
+import atexit
 import json
 import math
 import os
@@ -91,6 +92,7 @@ class Stop:
     def _catch(self, signals: tuple[signal.Signals, ...]) -> None:
         for number in signals:
             self._before[number] = signal.signal(number, self._on_signal)
+        atexit.register(self._at_exit)
         os.register_at_fork(
             before=self._hold_back, after_in_parent=self._let_through, after_in_child=self._give_back
         )
@@ -105,6 +107,16 @@ class Stop:
                 signal.default_int_handler(number, frame)
         elif callable(before):
             before(number, frame)
+
+    def _at_exit(self) -> None:
+        """Let a program that ends because it saw the file keep its exit code.
+
+        The signal comes after the file, perhaps as the interpreter has given its handlers back already.
+        """
+        if self.requested:
+            for number in self._before:
+                if signal.getsignal(number) == self._on_signal:
+                    signal.signal(number, signal.SIG_IGN)
 
     # A worker that is forked gets the handlers from before, or multiprocessing's `terminate()` would not end
     # it. Meanwhile signals wait: the interpreter drops one that comes to a child in its first moment.

@@ -196,13 +196,15 @@ class _FailureCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureC
     FAILURE_CAUSE_IMAGE_PULL: _FailureCause.ValueType  # 5
     """The image could not be pulled."""
     FAILURE_CAUSE_NODE_LOST: _FailureCause.ValueType  # 6
-    """The agent or its node was gone for longer than the queue's `lost_after`."""
+    """The agent or its node was gone for longer than the queue's `lost_after`, or the node's engine was shut down."""
     FAILURE_CAUSE_PREEMPTED: _FailureCause.ValueType  # 7
     """Made room for another run."""
     FAILURE_CAUSE_GPU_FAULT: _FailureCause.ValueType  # 8
     """A GPU failed."""
     FAILURE_CAUSE_CONTROL_PLANE: _FailureCause.ValueType  # 9
-    """Towline itself or a service it needs failed: engine, registry, disk."""
+    """Towline itself or a service it needs failed (engine, registry, disk), or somebody stopped the container
+    past Towline, as `docker stop` does.
+    """
     FAILURE_CAUSE_CANCELLED: _FailureCause.ValueType  # 10
     """Somebody asked for it to stop."""
 
@@ -222,13 +224,15 @@ FAILURE_CAUSE_IMAGE_BUILD: FailureCause.ValueType  # 4
 FAILURE_CAUSE_IMAGE_PULL: FailureCause.ValueType  # 5
 """The image could not be pulled."""
 FAILURE_CAUSE_NODE_LOST: FailureCause.ValueType  # 6
-"""The agent or its node was gone for longer than the queue's `lost_after`."""
+"""The agent or its node was gone for longer than the queue's `lost_after`, or the node's engine was shut down."""
 FAILURE_CAUSE_PREEMPTED: FailureCause.ValueType  # 7
 """Made room for another run."""
 FAILURE_CAUSE_GPU_FAULT: FailureCause.ValueType  # 8
 """A GPU failed."""
 FAILURE_CAUSE_CONTROL_PLANE: FailureCause.ValueType  # 9
-"""Towline itself or a service it needs failed: engine, registry, disk."""
+"""Towline itself or a service it needs failed (engine, registry, disk), or somebody stopped the container
+past Towline, as `docker stop` does.
+"""
 FAILURE_CAUSE_CANCELLED: FailureCause.ValueType  # 10
 """Somebody asked for it to stop."""
 Global___FailureCause: _TypeAlias = FailureCause  # noqa: Y015

@@ -94,6 +94,10 @@ class Attempt:
         """Report that image and container are being made."""
         self._book.prepared(self.lease.key)
 
+    def starts(self) -> bool:
+        """Tell whether its container may be started now; False: an order to stop is there or on its way."""
+        return self._book.starts(self.lease.key, boottime())
+
     def started(self, container_id: str, at: float) -> None:
         """Report that its container was started, at a moment of the clock of leases."""
         self._apply(self._book.started(self.lease.key, container_id, at))

@@ -36,9 +36,9 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             agent=self._agent,
             connected=self._sessions.connected,
             detail=self._sessions.detail,
-            draining=self._node.book.draining,
-            capacity=leases_pb2.Capacity(slots=self._node.book.capacity.slots),
-            gpus=self._node.book.capacity.gpus,
+            draining=self._node.book.intake.draining,
+            capacity=leases_pb2.Capacity(slots=self._node.book.intake.capacity.slots),
+            gpus=self._node.book.intake.capacity.gpus,
             leases=[lease.inventory() for lease in self._node.book.leases],
             engine_ready=self._health.ready,
         )

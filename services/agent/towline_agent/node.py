@@ -95,8 +95,8 @@ class Node:
     async def run(self) -> None:
         """Do what time demands; runs until cancelled."""
         while True:
-            said, effects = self.book.capacity_gen, self.book.tick(boottime())
-            if effects or self.book.capacity_gen != said:
+            said, effects = self.book.intake.generation, self.book.tick(boottime())
+            if effects or self.book.intake.generation != said:
                 self.apply(effects)
             left = self.book.next_tick() - boottime()
             try:
@@ -106,11 +106,10 @@ class Node:
                 continue
 
     def drain(self) -> None:
-        """Take no more runs; `empty` is set when the last has ended."""
-        if not self.book.draining:
+        """Take no more runs and give back those that have not begun; `empty` when the last has ended."""
+        if not self.book.intake.draining:
             _log.info("draining: %d runs to go", len(self.book.leases))
-        self.book.drain()
-        self.apply(())
+        self.apply(self.book.drain(boottime()))
 
     def engine_changed(self) -> None:
         """Take note of whether the engine answers."""

@@ -20,9 +20,10 @@ from towline.errors import (
 from towline.v1 import leases_pb2, logs_pb2, runs_pb2
 from towline_agent import tars
 from towline_agent.attempts import Attempt, to_boottime
+from towline_agent.blame import blame
 from towline_agent.builder import ImageBuilder
 from towline_agent.core import containers, failures
-from towline_agent.core.failures import ExitStatus, LogTail
+from towline_agent.core.failures import EndedBy, LogTail
 from towline_agent.core.offsets import Skipper
 from towline_agent.core.stops import Exit, stopped_result
 from towline_agent.deadlines import boottime
@@ -125,16 +126,16 @@ class Runner:
                 group.create_task(self._ending.when_ordered(attempt, container)),
                 group.create_task(self._ending.kill_when_due(attempt, container)),
             ]
-            engine_was_away = await self._wait(attempt, container)
+            was_away = await self._wait(attempt, container)
             for ender in enders:
                 ender.cancel()
-            await self._note_exit(attempt, container, log)
+            await self._note_exit(attempt, container, log, engine_was_away=was_away)
             attempt.tell("keeping the outputs")
             kept = await self._tools.outputs.keep(attempt, container)
             skipper = await shipping
         for line in kept.notes:
             await writer.write(skipper.feed(f"towline: {line}\n".encode()))
-        result = _judge(attempt, engine_was_away=engine_was_away, log_tail=log.tail.text())
+        result = _judge(attempt, log.tail.text())
         return await self._conclude(attempt, result, kept)
 
     async def _without_container(self, attempt: Attempt) -> leases_pb2.AttemptResult:
@@ -143,14 +144,14 @@ class Runner:
         await self.remove(attempt)
         ended = attempt.lease.exit
         if ended is None:
-            return _judge(attempt, engine_was_away=False, log_tail="")
+            return _judge(attempt)
         problem = "The run's container was removed from the engine before its outputs were kept."
         writer = self._output_log(attempt)
         delivered = await writer.position()
         if delivered < ended.log_read:
             lost = f"{ended.log_read - delivered} bytes or more of the log were lost with the container"
             await writer.write(f"towline: {lost}\n".encode())
-        result = _judge(attempt, engine_was_away=False, log_tail="")
+        result = _judge(attempt)
         return await self._conclude(attempt, result, Kept(problem=problem))
 
     async def _conclude(
@@ -213,8 +214,8 @@ class Runner:
             container = await self._create(containers.container_name(spec.run, attempt.grant.epoch), config)
             await engine.put_archive(container, "/towline", tars.stream(payload(spec)))
             await attempt.permitted.wait()
-            if boottime() >= attempt.lease.stop_at:  # this process was frozen: an order to stop is on its way
-                await attempt.stopping.wait()
+            if not attempt.starts():
+                await asyncio.Event().wait()  # the order to stop ends this; on its wake it could still start
             await engine.start(container)
         except (InvalidArgument, NotFound, Internal) as error:
             return failures.from_start_error(error.message, containers.command_line(spec))
@@ -250,13 +251,19 @@ class Runner:
             else:
                 return away
 
-    async def _note_exit(self, attempt: Attempt, container: ContainerId, log: _Log) -> None:
+    async def _note_exit(
+        self, attempt: Attempt, container: ContainerId, log: _Log, *, engine_was_away: bool
+    ) -> None:
         """Report how a container ended; returns when that is on disk: only then it may be told."""
         found = await self._inspect(container)
         if found is None or found.exit is None:  # it is gone: nobody knows
             return
         ended = boottime() if found.finished_at is None else to_boottime(found.finished_at)
-        attempt.exited(Exit(found.exit, ended, log.size), self._journal.expired(attempt.grant))
+        expired = self._journal.expired(attempt.grant)
+        blamed = EndedBy.PROGRAM
+        if attempt.lease.exit is None and attempt.lease.signalled_at is None and expired is None:
+            blamed = await blame(self._tools.engine, found, was_away=engine_was_away)
+        attempt.exited(Exit(found.exit, ended, log.size, blamed), expired)
         await attempt.exit_kept.wait()
 
     async def _ship(self, container: ContainerId, writer: LogWriter, log: _Log) -> Skipper:
@@ -278,31 +285,22 @@ class Runner:
                 return first
 
 
-def _judge(attempt: Attempt, *, engine_was_away: bool, log_tail: str) -> leases_pb2.AttemptResult:
+def _judge(attempt: Attempt, log_tail: str = "") -> leases_pb2.AttemptResult:
     """Make the result of an attempt from how its container ended, and from what was ordered before."""
     ended = attempt.lease.exit
-    status: ExitStatus | None = ended.status if ended else None
     if stop := attempt.lease.stopped_by():
-        code = status.code if status else None
+        code = ended.status.code if ended else None
         return stopped_result(stop.reason, code, attempt.spec.limits)
-    if status is None:
+    if ended is None:
         return failures.failed(
             runs_pb2.FAILURE_CAUSE_CONTROL_PLANE,
             "The run's container was removed from the engine before it was read.",
             log_tail,
         )
-    if engine_was_away and status.code > 128:
-        result = failures.failed(
-            runs_pb2.FAILURE_CAUSE_CONTROL_PLANE,
-            "The Docker Engine was stopped while the run was in progress and ended its container "
-            f"(exit code {status.code}).",
-            log_tail,
-        )
-        result.exit_code = status.code
-        return result
     return failures.from_exit(
-        status,
+        ended.status,
         containers.command_line(attempt.spec),
         attempt.spec.docker.memory_bytes,
         log_tail,
+        ended.ended_by,
     )

@@ -30,6 +30,8 @@ _LOOK_EVERY_S: Final = 1.0
 # Trying again cannot help against these: another process is this agent, or its name is none.
 _FATAL: Final = frozenset({"AGENT_ID_IN_USE", "SESSION_SUPERSEDED", "INVALID_FIELD"})
 _QUEUE_RETRY_S: Final = 3.0
+_LONGEST_PAUSE_S: Final = 10.0
+_PAUSE_BEATS: Final = 2
 _LEAST_JITTER_S: Final = 0.5
 # Results go without a session when there was none for so many heartbeats.
 _PATIENCE_BEATS: Final = 6
@@ -79,7 +81,7 @@ class Sessions:
             TowlineError: The queue service does not want this agent and will not later: another process
                 is this agent (AGENT_ID_IN_USE, SESSION_SUPERSEDED), or a setting is wrong (INVALID_FIELD).
         """
-        backoff = Backoff(random)
+        backoff = Backoff(random, cap=_LONGEST_PAUSE_S)
         while not self._leaving.is_set():
             try:
                 pause = await self._one_session(backoff)
@@ -124,6 +126,8 @@ class Sessions:
         self._session_id = session.session_id
         self._interval = session.interval
         backoff.succeeded()
+        # Where leases are short, a pause of seconds would cost them.
+        backoff.cap = min(_LONGEST_PAUSE_S, _PAUSE_BEATS * session.interval)
         self.connected, self.detail = True, ""
         self.welcomed.set()
         _log.info("connected to %s", self._peer)

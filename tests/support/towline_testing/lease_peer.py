@@ -50,6 +50,7 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
         self.replies: list[leases_pb2.GrantReply] = []
         self.events: list[leases_pb2.RunEvent] = []
         self.finishes: list[leases_pb2.Finish] = []
+        self.releases: list[leases_pb2.Release] = []
         self.without_session: list[leases_pb2.Finish] = []
         """Results that came by FinishLeases; all are confirmed."""
         self.drains = 0
@@ -167,6 +168,7 @@ class LeasePeer(leases_pb2_grpc.LeaseServiceServicer, logs_pb2_grpc.LogServiceSe
         async for request in requests:
             self.replies.extend(request.grant_replies)
             self.events.extend(request.run_events)
+            self.releases.extend(request.releases)
             for finish in request.finishes:
                 self.finishes.append(finish)
                 if self.confirming:

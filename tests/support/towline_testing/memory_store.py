@@ -1,20 +1,18 @@
 """The queue's database in memory: a `LeaseStore` for models, with a clock that stands still until it is set.
 
-Its decisions are the service's own pure ones (`reconcile`, `fold_progress`, `after_failure`, the table of
-transitions); its compare-and-sets mirror the statements in towline_queue/storage, and one contract suite
-runs on both. What is committed is written to a `History`.
+One contract suite runs on it and on PostgreSQL's. What is committed is written to a `History`.
 """
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
 from towline.errors import FailedPrecondition
 from towline.v1 import queues_pb2, runs_pb2
 from towline_queue.core import transitions
-from towline_queue.core.endings import CANCELLED, Ending, Past, after_failure, cause_of, lost, no_retry
+from towline_queue.core.endings import CANCELLED
 from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.lease_policy import policy_of
 from towline_queue.core.leases import (
@@ -43,104 +41,12 @@ from towline_queue.core.sessions import (
     check_order,
     reconcile,
 )
-from towline_queue.core.stops import Stop, StopReason, stop_reason
 from towline_queue.core.submission import NewRun
-from towline_queue.core.transitions import ACTIVE, TERMINAL, WAITING, State, Transition
+from towline_queue.core.transitions import ACTIVE, WAITING, State
 from towline_queue.store import Choose
-from towline_testing.history import (
-    CancelAcknowledged,
-    Granted,
-    History,
-    LeaseEnded,
-    ResultCommitted,
-    RunEnded,
-    Submitted,
-)
-
-
-@dataclass
-class RunRow:
-    """A row of `runs`."""
-
-    name: str
-    seq: int
-    queue: str
-    priority: int
-    shape: int
-    state: State
-    spec: bytes
-    grace: timedelta
-    max_wait: timedelta | None
-    retry_policy: bytes
-    epoch: int = 0
-    cancel_requested: bool = False
-    preempt_epoch: int | None = None
-    failure: bytes | None = None
-    outputs: str = ""
-
-
-@dataclass
-class LeaseRow:
-    """A row of `leases`."""
-
-    key: AttemptKey
-    session: UUID
-    agent: str
-    gpu_ids: tuple[str, ...]
-    lost_after: float
-    grant_time: float
-    accepted: bool = False
-
-
-@dataclass
-class AttemptRow:
-    """A row of `attempts`."""
-
-    agent: str
-    outcome: int = 0
-    finish_id: UUID | None = None
-    cause: int = 0
-    event_seq: int = 0
-
-
-@dataclass
-class AgentRow:
-    """A row of `agents`."""
-
-    instance_id: str
-    hostname: str
-    session: UUID | None
-    session_epoch: int = 0
-    hello_seq: int = 0
-    draining: bool = False
-    drain_deadline: float | None = None
-
-
-@dataclass
-class SessionRow:
-    """A row of `sessions`."""
-
-    agent: str
-    epoch: int
-    seen: float
-    disconnected_after: float
-
-
-@dataclass
-class Tables:
-    """All rows; times are seconds of the database's clock."""
-
-    queues: dict[str, queues_pb2.QueueSpec] = field(default_factory=dict)
-    paused: set[str] = field(default_factory=set)
-    runs: dict[str, RunRow] = field(default_factory=dict)
-    ready: dict[str, tuple[float, float | None]] = field(default_factory=dict)
-    """By run: waits since, and expires at."""
-    scheduled: dict[str, float] = field(default_factory=dict)
-    leases: dict[str, LeaseRow] = field(default_factory=dict)
-    attempts: dict[AttemptKey, AttemptRow] = field(default_factory=dict)
-    agents: dict[str, AgentRow] = field(default_factory=dict)
-    sessions: dict[UUID, SessionRow] = field(default_factory=dict)
-    leaders: dict[str, tuple[UUID, float]] = field(default_factory=dict)
+from towline_testing.history import CancelAcknowledged, History, Submitted
+from towline_testing.memory_runs import MemoryRuns
+from towline_testing.memory_tables import AgentRow, RunRow, SessionRow, Tables
 
 
 class MemoryLeaseStore:
@@ -161,11 +67,12 @@ class MemoryLeaseStore:
         self.tables = Tables()
         self.history = history if history is not None else History()
         self._clock = clock
-        self._chance = chance
+        self._runs = MemoryRuns(self.tables, clock, self.history, chance)
 
     # What the API does
 
-    def create_queue(self, name: str, spec: queues_pb2.QueueSpec) -> None:
+    def put_queue(self, name: str, spec: queues_pb2.QueueSpec) -> None:
+        """Create a queue, or change it."""
         self.tables.queues[name] = spec
 
     def submit(self, new: NewRun, due_in: float | None = None) -> str:
@@ -185,7 +92,7 @@ class MemoryLeaseStore:
         )
         self.tables.runs[name] = run
         if due_in is None:
-            self._wait(run)
+            self._runs.wait(run)
         else:
             self.tables.scheduled[name] = self._clock() + due_in
         self.history.add(Submitted(self._clock(), name))
@@ -196,7 +103,7 @@ class MemoryLeaseStore:
         run = self.tables.runs[name]
         if run.state in WAITING:
             run.cancel_requested = True
-            self._end_run(run, transitions.CANCEL_WAITING.target, CANCELLED)
+            self._runs.end_waiting(run, transitions.CANCEL_WAITING.target, CANCELLED)
         elif run.state in ACTIVE:
             run.cancel_requested = True
         self.history.add(CancelAcknowledged(self._clock(), name))
@@ -271,9 +178,9 @@ class MemoryLeaseStore:
     def _reconcile(self, session: SessionKey, inventory: Inventory) -> Reconciled:
         keys = [entry.key for entry in inventory.entries if entry.key is not None]
         held = [
-            HeldLease(lease.key, lease.accepted, self._stop_reason(lease))
-            for lease in self._leases_of(session.agent)
-            if self._active(lease.key)
+            HeldLease(lease.key, lease.accepted, self._runs.stop_reason(lease))
+            for lease in self._runs.leases_of(session.agent)
+            if self._runs.active(lease.key)
         ]
         others = {
             key: Attempt(finished=self.tables.attempts[key].finish_id is not None)
@@ -285,27 +192,32 @@ class MemoryLeaseStore:
         for key in outcome.adopted:
             lease = self.tables.leases[key.run]
             lease.session, lease.accepted = session.id, True
-        self._advance(
+        self._runs.advance(
             Progress(key, event_seq=0, state=state, passed=frozenset({state}))
             for key, state in outcome.adopted.items()
             if state in ACTIVE
         )
-        ended = self._give_back(transitions.RETURN, outcome.never_started)
-        ended += self._lose((key, "gone from its node") for key in outcome.lost)
+        ended = self._runs.give_back(transitions.RETURN, outcome.never_started)
+        ended += self._runs.lose((key, "gone from its node") for key in outcome.lost)
         return Reconciled(outcome, ended)
 
     async def renew(self, keys: Sequence[SessionKey]) -> Sequence[Renewal | None]:
         for key in keys:
             if self._is_current(key):
                 self.tables.sessions[key.id].seen = self._clock()
-        return [self._renewal(key) if self._is_current(key) else None for key in keys]
+        return [self.renewal(key) for key in keys]
 
-    def _renewal(self, key: SessionKey) -> Renewal:
-        leases = [self._live(lease) for lease in self._leases_of(key.agent) if lease.session == key.id]
+    def renewal(self, key: SessionKey) -> Renewal | None:
+        """Return what a session that renews its leases is told."""
+        if not self._is_current(key):
+            return None
+        leases = [
+            self._runs.live(lease) for lease in self._runs.leases_of(key.agent) if lease.session == key.id
+        ]
         return Renewal(self.tables.agents[key.agent].draining, leases)
 
     async def leave(self, session: SessionKey) -> None:
-        if self._is_current(session) and not self._leases_of(session.agent):
+        if self._is_current(session) and not self._runs.leases_of(session.agent):
             self.tables.agents[session.agent].session = None
 
     async def drain(self, session: SessionKey) -> None:
@@ -320,16 +232,16 @@ class MemoryLeaseStore:
             reply.key
             for report in reports
             for reply in report.replies
-            if reply.accepted and self._active(reply.key)
+            if reply.accepted and self._runs.active(reply.key)
         }
         for key in accepted:
             self.tables.leases[key.run].accepted = True
-        advanced = self._advance(fold_progress(entry for report in reports for entry in report.progress))
-        finished, committed = self._finish([result for report in reports for result in report.results])
+        advanced = self._runs.advance(fold_progress(entry for report in reports for entry in report.progress))
+        finished, committed = self._runs.finish([result for report in reports for result in report.results])
         refused = [reply.key for report in reports for reply in report.replies if not reply.accepted]
-        given_back = self._give_back(transitions.RETURN, refused)
+        given_back = self._runs.give_back(transitions.RETURN, refused)
         returned = [entry.key for report in reports for entry in report.returned]
-        given_back += self._give_back(transitions.RELEASE, returned)
+        given_back += self._runs.give_back(transitions.RELEASE, returned)
         gone = {ended.key for ended in given_back}
         fresh = {ended.key for ended in finished}
         answers = []
@@ -347,29 +259,13 @@ class MemoryLeaseStore:
             answers.append(ReportAnswer(verdicts, stale, {key for key in ended if key is not None}))
         return CarriedOut(answers, frozenset(key.run for key in advanced), [*finished, *given_back])
 
-    def _finish(self, results: Sequence[Result]) -> tuple[list[Ended], dict[AttemptKey, UUID | None]]:
-        first: dict[AttemptKey, Result] = {}
-        for result in results:
-            if result.key is not None:
-                first.setdefault(result.key, result)
-        finished = []
-        for key, result in first.items():
-            if not self._active(key):
-                continue
-            if result.state is State.FAILED:
-                ending = self._after_failure(key, runs_pb2.Failure.FromString(result.failure or b""))
-            else:
-                ending = no_retry(result)
-            finished.append(self._end(key, ending, result.outcome, cause_of(result), result))
-        return finished, {key: row.finish_id for key, row in self.tables.attempts.items() if key in first}
-
     async def stops(self, runs: Sequence[str]) -> Sequence[LiveLease]:
         leases = (self.tables.leases.get(run) for run in runs)
-        return [live for lease in leases if lease and (live := self._live(lease)).stop]
+        return [live for lease in leases if lease and (live := self._runs.live(lease)).stop]
 
     async def hand_out(self, offers: Sequence[Offer], choose: Choose) -> Sequence[Claimed]:
         free = [
-            replace(offer, free_gpus=offer.free_gpus - self._held_gpus(offer.agent))
+            replace(offer, free_gpus=offer.free_gpus - self._runs.held_gpus(offer.agent))
             if offer.free_gpus
             else offer
             for offer in offers
@@ -380,7 +276,7 @@ class MemoryLeaseStore:
         claimed = []
         for assignment in assignments:
             key = SessionKey(assignment.session, agent_of[assignment.session])
-            held = self._held_gpus(key.agent)
+            held = self._runs.held_gpus(key.agent)
             run = self.tables.runs[assignment.run]
             if (
                 not self._takes_runs(key)
@@ -388,7 +284,7 @@ class MemoryLeaseStore:
                 or held & {*assignment.gpu_ids}
             ):
                 continue
-            claimed.append(self._claim(run, key, assignment.gpu_ids))
+            claimed.append(self._runs.claim(run, key, assignment.gpu_ids))
         return claimed
 
     def _waiting(self, offers: Sequence[Offer]) -> list[WaitingRun]:
@@ -420,21 +316,6 @@ class MemoryLeaseStore:
             and self._clock() < session.seen + session.disconnected_after
         )
 
-    def _claim(self, run: RunRow, session: SessionKey, gpu_ids: tuple[str, ...]) -> Claimed:
-        run.state, run.epoch = transitions.CLAIM.target, run.epoch + 1
-        del self.tables.ready[run.name]
-        key = AttemptKey(run.name, run.epoch)
-        ttl = policy_of(self.tables.queues[run.queue].lease_policy).lost_after
-        now = self._clock()
-        self.tables.leases[run.name] = LeaseRow(
-            key, session.id, session.agent, gpu_ids, ttl.total_seconds(), now
-        )
-        before = [row for (name, _), row in self.tables.attempts.items() if name == run.name]
-        number = 1 + sum(row.outcome != runs_pb2.ATTEMPT_OUTCOME_RELEASED for row in before)
-        self.tables.attempts[key] = AttemptRow(session.agent)
-        self.history.add(Granted(now, run.name, run.epoch, session.agent, gpu_ids))
-        return Claimed(key, session.id, number, run.spec, gpu_ids, ttl)
-
     # What time demands
 
     async def lead(self, name: str, holder: UUID, term: timedelta) -> bool:
@@ -452,7 +333,7 @@ class MemoryLeaseStore:
             and session.seen + lease.lost_after < self._clock()
             and lease.lost_after <= healthy_for.total_seconds()
         ]
-        return self._lose((key, "its agent was silent") for key in expired)
+        return self._runs.lose((key, "its agent was silent") for key in expired)
 
     async def take_back_unanswered(self, reply_within: timedelta) -> Sequence[Ended]:
         unanswered = [
@@ -462,7 +343,7 @@ class MemoryLeaseStore:
             and (session := self.tables.sessions.get(lease.session)) is not None
             and session.seen > lease.grant_time + reply_within.total_seconds()
         ]
-        return self._give_back(transitions.RETURN, unanswered)
+        return self._runs.give_back(transitions.RETURN, unanswered)
 
     async def promote(self) -> Sequence[Ready]:
         due = [name for name, at in self.tables.scheduled.items() if at <= self._clock()]
@@ -470,7 +351,7 @@ class MemoryLeaseStore:
             del self.tables.scheduled[name]
             run = self.tables.runs[name]
             run.state = transitions.PROMOTE.target
-            self._wait(run)
+            self._runs.wait(run)
         return [Ready(name, self.tables.runs[name].queue) for name in due]
 
     async def expire_waiting(self) -> Sequence[str]:
@@ -481,7 +362,7 @@ class MemoryLeaseStore:
         ]
         failure = runs_pb2.Failure(cause=runs_pb2.FAILURE_CAUSE_TIMEOUT).SerializeToString()
         for name in due:
-            self._end_run(self.tables.runs[name], transitions.EXPIRE_WAITING.target, failure)
+            self._runs.end_waiting(self.tables.runs[name], transitions.EXPIRE_WAITING.target, failure)
         return due
 
     async def preempt_overdue_drains(self) -> Sequence[str]:
@@ -507,113 +388,6 @@ class MemoryLeaseStore:
 
     async def forget_requests(self) -> int:
         return 0
-
-    # Compare-and-sets
-
-    def _active(self, key: AttemptKey) -> bool:
-        """Whether an attempt is its run's current one: what every write about it compares."""
-        run = self.tables.runs.get(key.run)
-        return run is not None and run.epoch == key.epoch and run.state in ACTIVE
-
-    def _advance(self, progress: Iterable[Progress]) -> set[AttemptKey]:
-        current = set()
-        for entry in progress:
-            if not self._active(entry.key):
-                continue
-            current.add(entry.key)
-            attempt, run = self.tables.attempts[entry.key], self.tables.runs[entry.key.run]
-            if entry.event_seq and entry.event_seq <= attempt.event_seq:
-                continue
-            attempt.event_seq = max(attempt.event_seq, entry.event_seq)
-            if any(run.state in move.sources and move.target is entry.state for move in transitions.PROGRESS):
-                run.state = entry.state
-        return current
-
-    def _give_back(self, move: Transition, keys: Iterable[AttemptKey]) -> list[Ended]:
-        ended = []
-        for key in dict.fromkeys(keys):
-            if not self._active(key) or self.tables.runs[key.run].state not in move.sources:
-                continue
-            cancelled = self.tables.runs[key.run].cancel_requested
-            ending = Ending(transitions.CANCEL_GIVEN_BACK, failure=CANCELLED) if cancelled else Ending(move)
-            ended.append(self._end(key, ending, runs_pb2.ATTEMPT_OUTCOME_RELEASED))
-        return ended
-
-    def _lose(self, losses: Iterable[tuple[AttemptKey, str]]) -> list[Ended]:
-        ended = []
-        for key, why in losses:
-            if self._active(key):
-                failure = lost(why)
-                ending = self._after_failure(key, failure)
-                ended.append(self._end(key, ending, runs_pb2.ATTEMPT_OUTCOME_LOST, failure.cause))
-        return ended
-
-    def _after_failure(self, key: AttemptKey, failure: runs_pb2.Failure) -> Ending:
-        run = self.tables.runs[key.run]
-        alike = [
-            (epoch, row.agent)
-            for (name, epoch), row in self.tables.attempts.items()
-            if name == key.run and row.cause == failure.cause
-        ]
-        agent = self.tables.leases[key.run].agent
-        past = Past(run.cancel_requested, run.retry_policy, [*alike, (key.epoch, agent)])
-        return after_failure(failure, past, self._chance())
-
-    def _end(
-        self, key: AttemptKey, ending: Ending, outcome: int, cause: int = 0, result: Result | None = None
-    ) -> Ended:
-        """End an attempt, of which the caller has seen that it is current, and settle its run."""
-        run, attempt = self.tables.runs[key.run], self.tables.attempts[key]
-        attempt.outcome, attempt.cause = outcome, cause
-        del self.tables.leases[key.run]
-        if result is not None:
-            attempt.finish_id = result.finish_id
-            self.history.add(ResultCommitted(self._clock(), *key, str(result.finish_id)))
-        self.history.add(LeaseEnded(self._clock(), *key))
-        run.state, run.failure = ending.move.target, ending.failure
-        if run.state is State.QUEUED:
-            self._wait(run)
-        elif run.state is State.SCHEDULED:
-            assert ending.delay is not None
-            self.tables.scheduled[run.name] = self._clock() + ending.delay.total_seconds()
-        else:
-            run.outputs = result.outputs if result else ""
-            self.history.add(RunEnded(self._clock(), run.name, run.state.name))
-        return Ended(key, run.queue, run.state)
-
-    def _end_run(self, run: RunRow, state: State, failure: bytes) -> None:
-        """End a run that waits."""
-        assert state in TERMINAL
-        self.tables.ready.pop(run.name, None)
-        self.tables.scheduled.pop(run.name, None)
-        run.state, run.failure = state, failure
-        self.history.add(RunEnded(self._clock(), run.name, state.name))
-
-    def _wait(self, run: RunRow) -> None:
-        now = self._clock()
-        self.tables.ready[run.name] = (now, now + run.max_wait.total_seconds() if run.max_wait else None)
-
-    # Reading
-
-    def _leases_of(self, agent: str) -> list[LeaseRow]:
-        return sorted(
-            (lease for lease in self.tables.leases.values() if lease.agent == agent),
-            key=lambda lease: lease.key.run,
-        )
-
-    def _held_gpus(self, agent: str) -> frozenset[str]:
-        return frozenset(gpu for lease in self._leases_of(agent) for gpu in lease.gpu_ids)
-
-    def _stop_reason(self, lease: LeaseRow) -> StopReason | None:
-        run = self.tables.runs[lease.key.run]
-        return stop_reason(
-            lease.key.epoch, cancel_requested=run.cancel_requested, preempt_epoch=run.preempt_epoch
-        )
-
-    def _live(self, lease: LeaseRow) -> LiveLease:
-        reason = self._stop_reason(lease)
-        grace = self.tables.runs[lease.key.run].grace
-        return LiveLease(lease.key, lease.session, None if reason is None else Stop(reason, grace))
 
 
 def _verdict(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
+from typing import assert_never
 from uuid import UUID
 
 from towline.errors import Unavailable
@@ -115,7 +116,7 @@ class Agent(Process):
             boot_id=str(self.node.boot),
             queues=["queues/slow", "queues/fast"],
             capacity=leases_pb2.Capacity(slots=SLOTS),
-            gpus=self.book.capacity.gpus,
+            gpus=self.book.intake.capacity.gpus,
         )
         self.connection = connection
         self.session = AgentSession(self.book, introduction, self._session_id)
@@ -243,6 +244,8 @@ class Agent(Process):
                 node.disk.records.pop(key, None)
             case do.DeadlinesChanged():
                 self._write_deadlines()
+            case _:
+                assert_never(effect)
 
     def _keep_grant(self, key: Key, grant: leases_pb2.Grant) -> None:
         if self.node.disk.full:
@@ -304,10 +307,10 @@ class Agent(Process):
             self._ready.add(key)
             self.book.prepared(key)
             self.book.told(key, "getting the image")
-            delay = self._chance.choice((0.0, 0.5, 10.0))
+            delay = self._chance.choice(self.node.conditions.images)
             self.later(delay, lambda: self._prepared(key))
             self._plan()
-        elif key in self._permitted and key in self._cleaned and self._now() < lease.stop_at:
+        elif key in self._permitted and key in self._cleaned and self.book.starts(key, self._now()):
             container = self.node.start(key, lease.spec.run)
             self.apply(self.book.started(key, container.id, container.started_at))
             self.book.told(key, "running")

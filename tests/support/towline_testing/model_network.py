@@ -26,9 +26,19 @@ class Callee(Protocol):
 
 
 class Connection:
-    """One call. Each direction keeps its order, and delivers a prefix of what was sent."""
+    """One call. Each direction keeps its order, and delivers a prefix of what was sent.
 
-    def __init__(self, timeline: Timeline, chance: random.Random, caller: Caller, callee: Callee) -> None:
+    Args:
+        timeline: Virtual time.
+        chance: For delays.
+        caller: Who hears what is sent down.
+        callee: Who hears what is sent up.
+        latency: What a message takes, in seconds, give or take a half.
+    """
+
+    def __init__(
+        self, timeline: Timeline, chance: random.Random, caller: Caller, callee: Callee, latency: float
+    ) -> None:
         self._timeline = timeline
         self._chance = chance
         self.caller = caller
@@ -38,7 +48,7 @@ class Connection:
         self.left = False
         """The agent's end is closed: nothing reaches it any more. What it sent may still arrive, late."""
         self._up_at = self._down_at = 0.0
-        self.latency = chance.choice((0.001, 0.001, 0.02, 0.5, 4.0))
+        self._latency = latency
 
     def send_up(self, message: Up) -> None:
         self._up_at = self._arrival(self._up_at)
@@ -87,4 +97,4 @@ class Connection:
         self._timeline.after(self._down_at - self._timeline.now, do)
 
     def _arrival(self, not_before: float) -> float:
-        return max(not_before, self._timeline.now + self.latency * (0.5 + self._chance.random()))
+        return max(not_before, self._timeline.now + self._latency * (0.5 + self._chance.random()))

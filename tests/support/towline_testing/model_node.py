@@ -10,6 +10,7 @@ from towline_agent.core.lease import Key
 from towline_agent.core.orders import Restored
 from towline_agent.core.stops import Exit, Signalled, StopReason, Window
 from towline_testing.history import Died, History, Started
+from towline_testing.model_conditions import Conditions
 from towline_testing.model_timeline import Timeline
 
 _LOOK_AGAIN_S = 2.1
@@ -62,11 +63,15 @@ class Node:
         chance: For what containers do.
         history: Gets the lives of containers.
         name: Of its agent.
+        conditions: How long things take.
     """
 
-    def __init__(self, timeline: Timeline, chance: random.Random, history: History, name: str) -> None:
+    def __init__(
+        self, timeline: Timeline, chance: random.Random, history: History, name: str, conditions: Conditions
+    ) -> None:
         self.timeline = timeline
         self.name = name
+        self.conditions = conditions
         self.disk = Disk()
         self.boot = 1
         self.containers: dict[Key, Container] = {}
@@ -105,13 +110,13 @@ class Node:
             key=key,
             run=run,
             started_at=self.clock(),
-            stubborn=self._chance.random() < 0.2,
+            stubborn=self._chance.random() < self.conditions.stubborn,
             code=self._chance.choice((0, 0, 0, 1)),
         )
         self.containers[key] = container
         self._history.add(Started(self.timeline.now, run, key[1], container.id))
         self.timeline.note("{} starts {} (epoch {})", container.id, run, key[1])
-        lifetime = self._chance.choice((0.0, 2.0, 20.0, 150.0, 400.0))
+        lifetime = self._chance.choice(self.conditions.lifetimes)
         self.timeline.after(lifetime, lambda: self.end(container, container.code))
         return container
 

@@ -15,15 +15,19 @@ from towline_queue.core.transitions import ACTIVE, TERMINAL
 from towline_testing.history import History, Violation, violations
 from towline_testing.memory_store import MemoryLeaseStore
 from towline_testing.model_agent import GPUS, Agent
+from towline_testing.model_conditions import Conditions
 from towline_testing.model_network import Connection
 from towline_testing.model_node import Node
 from towline_testing.model_replica import Replica
 from towline_testing.model_timeline import Timeline
 
 QUEUES = ("queues/slow", "queues/fast")
+# Heartbeat interval, silence before a session gets no grants, and before its leases are lost.
 _POLICIES = {"queues/slow": (5, 30, 120), "queues/fast": (2, 10, 40)}
+_EASY = (30, 90, 300)
 _MOST_JUMP_S = 3.0
 _PATIENCE_S = 3000.0
+_USUAL = Conditions()
 
 
 class Broken(AssertionError):
@@ -36,22 +40,20 @@ class Model:
     Args:
         seed: Decides delays, lifetimes and ids.
         agents: How many.
+        conditions: How long things take.
     """
 
-    def __init__(self, seed: int, agents: int = 2) -> None:
+    def __init__(self, seed: int, agents: int = 2, conditions: Conditions = _USUAL) -> None:
         self.chance = random.Random(seed)
+        self._conditions = conditions
         self.timeline = Timeline()
         self.history = History()
         self._store_rate = self.chance.choice((0.99, 1.0, 1.01))
         self._store_jump = 0.0
         self._isolated_until: dict[str, float] = {}
         self.store = MemoryLeaseStore(self.store_clock, self.history, self.chance.random)
-        for name, (interval, disconnected, lost) in _POLICIES.items():
-            policy = queues_pb2.LeasePolicy()
-            policy.heartbeat_interval.FromTimedelta(timedelta(seconds=interval))
-            policy.disconnected_after.FromTimedelta(timedelta(seconds=disconnected))
-            policy.lost_after.FromTimedelta(timedelta(seconds=lost))
-            self.store.create_queue(name, queues_pb2.QueueSpec(lease_policy=policy))
+        for name, policy in _POLICIES.items():
+            self._put_queue(name, policy)
         self.replicas = [
             Replica(self.timeline, self.chance, self.store, f"replica {number}") for number in range(2)
         ]
@@ -60,10 +62,18 @@ class Model:
             replica.begin()
         self.agents = []
         for number in range(agents):
-            node = Node(self.timeline, self.chance, self.history, f"agents/{'abcd'[number]}")
+            node = Node(self.timeline, self.chance, self.history, f"agents/{'abcd'[number]}", conditions)
             self.agents.append(Agent(node, self.chance, self.replicas, self._connect))
         for agent in self.agents:
             agent.begin()
+
+    def _put_queue(self, name: str, seconds: tuple[int, int, int]) -> None:
+        interval, disconnected, lost = (timedelta(seconds=value) for value in seconds)
+        policy = queues_pb2.LeasePolicy()
+        policy.heartbeat_interval.FromTimedelta(interval)
+        policy.disconnected_after.FromTimedelta(disconnected)
+        policy.lost_after.FromTimedelta(lost)
+        self.store.put_queue(name, queues_pb2.QueueSpec(lease_policy=policy))
 
     def store_clock(self) -> float:
         """Return the database's time, which drifts and jumps within its bounds."""
@@ -72,7 +82,9 @@ class Model:
     def _connect(self, agent: Agent, replica: Replica) -> Connection | None:
         if self.timeline.now < self._isolated_until.get(agent.name, 0.0):
             return None
-        connection = Connection(self.timeline, self.chance, agent, replica)
+        connection = Connection(
+            self.timeline, self.chance, agent, replica, self.chance.choice(self._conditions.latencies)
+        )
         return connection if replica.takes(connection) else None
 
     # What people do
@@ -133,6 +145,12 @@ class Model:
             self.timeline.note("drain {}", agent.name)
             self.store.drain_by(agent.name, None if deadline is None else timedelta(seconds=deadline))
 
+    def set_policies(self, *, easy: bool) -> None:
+        """Let leases of both queues last long, or as they did: sessions learn it when they open."""
+        self.timeline.note("policies are {}", "easy" if easy else "as before")
+        for name, policy in _POLICIES.items():
+            self._put_queue(name, _EASY if easy else policy)
+
     def upgrade(self, number: int) -> None:
         """Stop an agent in order and start it again."""
         agent = self._agent(number)
@@ -146,26 +164,26 @@ class Model:
 
     # What goes wrong
 
-    def crash_agent(self, number: int, fuse: int) -> None:
+    def crash_agent(self, number: int, fuse: int, back_after: float | None = None) -> None:
         """Kill an agent after so many of its next effects; it is started again after a while."""
         agent = self._agent(number)
         if not agent.alive:
             return
         if fuse and not agent.frozen:
             agent.fuse = fuse - 1
-            self._begin_later(agent)
         else:
             agent.die()
-            self._begin_later(agent)
+        self._begin_later(agent, back_after)
 
-    def _begin_later(self, agent: Agent) -> None:
+    def _begin_later(self, agent: Agent, after: float | None = None) -> None:
         def begin() -> None:
             if agent.alive and agent.fuse is not None:
                 agent.die()
             if not agent.alive:
                 agent.begin()
 
-        self.timeline.after(self.chance.choice((0.1, 5.0, 50.0, 200.0)), begin)
+        delay = self.chance.choice((0.1, 5.0, 50.0, 200.0)) if after is None else after
+        self.timeline.after(delay, begin)
 
     def reboot(self, number: int) -> None:
         """Take a node's power for a moment."""

@@ -36,6 +36,8 @@ class Lease:
     """Whether the queue service has told this process that the lease is this agent's."""
     permitted: bool = False
     """Whether its container may be started: the queue service has acknowledged that the grant was taken."""
+    begun: bool = False
+    """Whether its container may have been started, by an earlier start of the agent if not by this one."""
     executing: bool = False
     """Whether something is at work on it."""
     container_id: str = ""
@@ -98,8 +100,16 @@ class Lease:
 
     @property
     def at_risk(self) -> bool:
-        """Tell whether its container may run, so that somebody has to see to its end."""
-        return (works(self.phase) and self.exit is None) or self.phase is Phase.DROPPED
+        """Tell whether its container may run, so that somebody has to see to its end.
+
+        RELEASED is among them as it is none on disk: another start of the agent may yet have to begin.
+        """
+        return (works(self.phase) and self.exit is None) or self.phase in (Phase.DROPPED, Phase.RELEASED)
+
+    @property
+    def returnable(self) -> bool:
+        """Tell whether it can be given back as if it had never been granted: nothing has begun."""
+        return self.phase in (Phase.LEASED, Phase.PREPARING) and not self.begun
 
     @property
     def window(self) -> Window:

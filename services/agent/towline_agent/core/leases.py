@@ -1,4 +1,4 @@
-"""All leases in this agent's hands: what happens to them, and what is to be done about it.
+"""What happens to the leases in this agent's hands, and what is to be done about it.
 
 Pure: every method takes what happened and when, changes the book, and returns effects for the caller to carry
 out in order. Moments are seconds of CLOCK_BOOTTIME. What a lease does not wait for any more (an answer that
@@ -23,15 +23,15 @@ from towline_agent.core.effects import (
     KeepStart,
     Permit,
 )
+from towline_agent.core.holdings import Holdings
+from towline_agent.core.intake import Intake
 from towline_agent.core.lease import Key, Lease
 from towline_agent.core.orders import Restored, restore
 from towline_agent.core.phases import Phase, Step, occupies, works
-from towline_agent.core.stops import Exit, Signalled, StopReason, Window
+from towline_agent.core.stops import Exit, Signalled, StopReason
 
 __all__ = ["LeaseBook", "Restored"]
 
-# How long a data folder that could not be written is left alone, and its node offers nothing.
-_DISK_PAUSE_S: Final = 5.0
 _NEVER: Final = float("inf")
 _STOPS: Final = {
     leases_pb2.VERDICT_ACTION_STOP_CANCELLED: StopReason.CANCELLED,
@@ -39,8 +39,8 @@ _STOPS: Final = {
 }
 
 
-class LeaseBook:
-    """Leases and capacity of one agent.
+class LeaseBook(Holdings):
+    """Leases and capacity of one agent; what there is to tell of the leases is `Holdings`.
 
     Args:
         capacity: What the node has.
@@ -50,64 +50,41 @@ class LeaseBook:
     """
 
     def __init__(self, capacity: Capacity, seq_base: int, new_id: Callable[[], str]) -> None:
-        self.capacity = capacity
-        self.capacity_gen = 0
-        """Rises when credits change for another reason than a grant."""
-        self.draining = False
-        self.engine_ready = False
+        super().__init__()
+        self.intake = Intake(capacity)
         self.replies: list[leases_pb2.GrantReply] = []
         """Answers to grants that are to be said."""
-        self._leases: dict[Key, Lease] = {}
         self._event_seq = seq_base
         self._hello_seq = seq_base
         self._new_id = new_id
-        self._closed_until = -_NEVER
 
     # --- what it tells
 
     @property
-    def leases(self) -> list[Lease]:
-        """Return all leases, oldest first; not to be changed."""
-        return list(self._leases.values())
-
-    def find(self, key: Key) -> Lease | None:
-        """Return a lease; not to be changed."""
-        return self._leases.get(key)
-
-    @property
     def empty(self) -> bool:
         """Tell whether the agent drains and holds nothing any more."""
-        return self.draining and not self._leases
+        return self.intake.draining and not self._leases
 
     def credits(self) -> Credits:
         """Return what is free."""
-        held = [lease.grant.gpu_ids for lease in self.leases if occupies(lease.phase)]
-        accepting = self.engine_ready and not self.draining and self._closed_until == -_NEVER
-        return self.capacity.credits(held, accepting=accepting)
-
-    def inventory(self) -> list[Lease]:
-        """Return the leases that the queue service is told of: all but those that it needs no more."""
-        return [
-            lease for lease in self.leases if lease.phase not in (Phase.CONFIRMED, Phase.DROPPED, Phase.GONE)
-        ]
+        return self.intake.credits(self.placed())
 
     def next_hello(self) -> int:
         """Return the number of the next Hello: the queue service drops one that comes after a later one."""
         self._hello_seq += 1
         return self._hello_seq
 
-    def unconfirmed(self) -> list[leases_pb2.Finish]:
-        """Return the results that are ready to be sent and that nobody has confirmed."""
-        return [lease.finish for lease in self.leases if lease.phase is Phase.FINISHED and lease.finish]
-
-    def windows(self) -> dict[Key, Window]:
-        """Return when containers are to be stopped and killed: of all leases whose container may run."""
-        return {lease.key: lease.window for lease in self.leases if lease.at_risk}
+    def releases(self) -> list[leases_pb2.Release]:
+        """Return what is to be given back and is not known to have arrived."""
+        why = "the agent drains" if self.intake.draining else "it was preempted before its container started"
+        return [
+            leases_pb2.Release(lease_id=lease.grant.lease_id, epoch=lease.grant.epoch, reason=why)
+            for lease in self.released()
+        ]
 
     def next_tick(self) -> float:
         """Return when `tick` has something to do, infinity if never."""
-        closed = self._closed_until if self._closed_until != -_NEVER else _NEVER
-        return min([closed, *(orders.next_due(lease) for lease in self.leases)])
+        return min([self.intake.next_tick, *(orders.next_due(lease) for lease in self.leases)])
 
     # --- what the node tells it
 
@@ -135,7 +112,7 @@ class LeaseBook:
             if known.phase is not Phase.OFFERED:
                 self._reply(grant, "")
             return []
-        if refusal := self._refusal(grant):
+        if refusal := self.intake.refusal(grant, self.placed()):
             self._reply(grant, refusal)
             return []
         lease = Lease(grant, renewed_at)
@@ -149,8 +126,9 @@ class LeaseBook:
         lease = self._leases.get(key)
         if lease is None or lease.phase is not Phase.OFFERED:
             return []
-        if now >= lease.stop_at:
-            return [*self._refuse(lease, "the lease was over before it was kept"), Forget(key, lease.grant)]
+        if self.intake.draining or now >= lease.stop_at:
+            why = "the agent drains" if self.intake.draining else "the lease was over before it was kept"
+            return [*self._refuse(lease, why), Forget(key, lease.grant)]
         lease.advance(Step.KEEP)
         lease.adopted = True
         self._reply(lease.grant, "")
@@ -159,8 +137,7 @@ class LeaseBook:
     def grant_not_kept(self, key: Key, why: str, now: float) -> list[Effect]:
         """Refuse a grant that could not be written; nothing is offered for a while."""
         lease = self._leases.get(key)
-        self._closed_until = now + _DISK_PAUSE_S
-        self._capacity_changed()
+        self.intake.disk_failed(now)
         if lease is None or lease.phase is not Phase.OFFERED:
             return []
         refused = self._refuse(lease, f"the agent's data folder cannot be written: {why}")
@@ -177,6 +154,17 @@ class LeaseBook:
         if lease := self._leases.get(key):
             lease.image = (outcome, image_id)
 
+    def starts(self, key: Key, now: float) -> bool:
+        """Tell whether its container may be started now; if so, the lease cannot be given back any more.
+
+        Where it may not, an order to stop is there or on its way.
+        """
+        lease = self._leases.get(key)
+        if lease is None or not works(lease.phase) or lease.stop is not None or now >= lease.stop_at:
+            return False
+        lease.begun = True
+        return True
+
     def told(self, key: Key, detail: str) -> None:
         """Note for people what the attempt does now."""
         if (lease := self._leases.get(key)) and works(lease.phase):
@@ -188,7 +176,7 @@ class LeaseBook:
         lease = self._leases.get(key)
         if lease is None or not works(lease.phase):
             return []
-        lease.container_id = container_id
+        lease.container_id, lease.begun = container_id, True
         if lease.limit_at == _NEVER:  # what was noted at the time is right whatever the wall clock did since
             lease.limit_at = started_at + lease.max_runtime
         if lease.phase in (Phase.LEASED, Phase.PREPARING):
@@ -229,11 +217,18 @@ class LeaseBook:
         return [KeepExit(key, exit), DeadlinesChanged()]
 
     def ended(self, key: Key, result: leases_pb2.AttemptResult) -> list[Effect]:
-        """Take the attempt's result; it is sent after it was written, or was tried to be."""
+        """Take the attempt's result; it is sent after it was written, or was tried to be.
+
+        A preemption of what never began is none: the lease goes back. Nothing is written for that: the
+        agent's next start does as the queue service says, which has it back or has not.
+        """
         lease = self._leases.get(key)
         if lease is None or not works(lease.phase):
             return []
         lease.executing = False
+        if result.failure.cause == runs_pb2.FAILURE_CAUSE_PREEMPTED and lease.returnable:
+            lease.advance(Step.RELEASE)
+            return self._vacated(lease)
         lease.finish = leases_pb2.Finish(
             lease_id=key[0], epoch=key[1], finish_id=self._new_id(), result=result
         )
@@ -258,9 +253,7 @@ class LeaseBook:
         lease = self._leases.get(key)
         if lease is None or lease.finish is None:
             return []
-        lease.retry_at = now + _DISK_PAUSE_S
-        self._closed_until = now + _DISK_PAUSE_S
-        self._capacity_changed()
+        lease.retry_at = self.intake.disk_failed(now)
         return self._finished(lease)
 
     def removed(self, key: Key) -> list[Effect]:
@@ -270,26 +263,28 @@ class LeaseBook:
             return []
         lease.advance(Step.FORGET)
         del self._leases[key]
-        self._capacity_changed()
+        self.intake.changed()
         return [Forget(key, lease.grant), DeadlinesChanged(), *self._begin_waiting(lease)]
 
     def engine(self, *, ready: bool) -> None:
         """Note whether the engine answers; nothing is taken while it does not."""
-        if ready != self.engine_ready:
-            self.engine_ready = ready
-            self._capacity_changed()
+        self.intake.engine(ready=ready)
 
-    def drain(self) -> None:
-        """Take no more runs; `empty` when the last has ended."""
-        if not self.draining:
-            self.draining = True
-            self._capacity_changed()
+    def drain(self, now: float) -> list[Effect]:
+        """Take no more runs and give back those that have not begun; `empty` when the last has ended."""
+        if self.intake.draining:
+            return []
+        self.intake.drain()
+        waiting = [lease for lease in self.leases if lease.returnable]
+        return [
+            effect
+            for lease in waiting
+            for effect in orders.order(lease, StopReason.PREEMPTED, lease.grace, now)
+        ]
 
     def tick(self, now: float) -> list[Effect]:
         """Do what time demands."""
-        if now >= self._closed_until != -_NEVER:
-            self._closed_until = -_NEVER
-            self._capacity_changed()
+        self.intake.tick(now)
         return [effect for lease in self.leases for effect in orders.due(lease, now)]
 
     # --- what the queue service tells it
@@ -326,6 +321,12 @@ class LeaseBook:
         found = (lease for lease in self.leases if lease.finish and lease.finish.finish_id == finish_id)
         lease = next(found, None)
         return self._confirm(lease) if lease and lease.phase is Phase.FINISHED else []
+
+    def given_back(self, keys: Iterable[Key]) -> list[Effect]:
+        """Let go of leases whose return the queue service has carried out."""
+        known = set(keys)
+        back = [lease for lease in self.released() if lease.key in known]
+        return [effect for lease in back for effect in self._confirm(lease)]
 
     def renewed(self, keys: Iterable[Key], sent: float) -> list[Effect]:
         """Note that a heartbeat that was sent at `sent`, with these leases, was acknowledged."""
@@ -364,20 +365,15 @@ class LeaseBook:
         """Begin, if it is ours and no older attempt of its run is left here: two must not overlap."""
         if not works(lease.phase) or not lease.adopted:
             return []
-        older = (
-            other
-            for other in self.leases
-            if other.spec.run == lease.spec.run and other.grant.epoch < lease.grant.epoch
-        )
+        older = (other for other in self.of_run(lease.spec.run) if other.grant.epoch < lease.grant.epoch)
         return [] if any(occupies(other.phase) for other in older) else orders.execute(lease)
 
     def _begin_waiting(self, ended: Lease) -> list[Effect]:
         """Begin what waited for the end of an older attempt."""
-        waiting = (other for other in self.leases if other.spec.run == ended.spec.run)
-        return [effect for other in waiting for effect in self._try_execute(other)]
+        return [effect for other in self.of_run(ended.spec.run) for effect in self._try_execute(other)]
 
     def _drop(self, lease: Lease, now: float) -> list[Effect]:
-        if lease.phase is Phase.FINISHED:
+        if lease.phase in (Phase.FINISHED, Phase.RELEASED):
             return self._confirm(lease)
         if lease.phase in (Phase.CONFIRMED, Phase.DROPPED):
             return []
@@ -386,7 +382,7 @@ class LeaseBook:
         grace = None if lease.exit else min(lease.grace, left)
         lease.kill_at = now + (grace.total_seconds() if grace else 0.0)
         lease.advance(Step.DROP)
-        self._capacity_changed()
+        self.intake.changed()
         return [DeadlinesChanged(), Clean(lease.key, grace)]
 
     def _confirm(self, lease: Lease) -> list[Effect]:
@@ -397,24 +393,19 @@ class LeaseBook:
         if not works(lease.phase):
             return []
         lease.advance(Step.FINISH)
-        self._capacity_changed()
+        return self._vacated(lease)
+
+    def _vacated(self, lease: Lease) -> list[Effect]:
+        """Give a lease's place to whoever waits for it."""
+        self.intake.changed()
         return [DeadlinesChanged(), *self._begin_waiting(lease)]
 
     def _refuse(self, lease: Lease, why: str) -> list[Effect]:
         lease.advance(Step.REFUSE)
         del self._leases[lease.key]
         self._reply(lease.grant, why)
-        self._capacity_changed()
+        self.intake.changed()
         return []
-
-    def _refusal(self, grant: leases_pb2.Grant) -> str:
-        if self.draining:
-            return "the agent drains"
-        if not self.engine_ready:
-            return "the Docker Engine does not answer"
-        if grant.spec.WhichOneof("resource") != "docker":
-            return "the run is not for Docker"
-        return self.capacity.refusal(grant.gpu_ids, self.credits())
 
     def _reply(self, grant: leases_pb2.Grant, refusal: str) -> None:
         self.replies.append(
@@ -422,6 +413,3 @@ class LeaseBook:
                 lease_id=grant.lease_id, epoch=grant.epoch, accepted=not refusal, reason=refusal
             )
         )
-
-    def _capacity_changed(self) -> None:
-        self.capacity_gen += 1

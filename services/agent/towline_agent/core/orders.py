@@ -34,7 +34,7 @@ class Restored:
 
 def restore(kept: Restored, now: float) -> tuple[Lease, list[Effect]]:
     """Take up a lease of an earlier start: its time goes on as it was, and what nobody knows is over."""
-    lease = Lease(kept.grant, renewed_at=now, phase=Phase.LEASED, answered=True)
+    lease = Lease(kept.grant, renewed_at=now, phase=Phase.LEASED, answered=True, begun=True)
     if kept.finish is not None:
         lease.finish, lease.finish_kept = kept.finish, True
         lease.advance(Step.FINISH)

@@ -18,7 +18,8 @@ class Phase(Enum):
     RUNNING = "running"  # its container runs
     STOPPING = "stopping"  # its container was told to end or has ended; outputs are kept
     FINISHED = "finished"  # it has a result that nobody has confirmed
-    CONFIRMED = "confirmed"  # no result is owed any more; what is left of it is removed
+    RELEASED = "released"  # it was given back before it began, and nobody has acknowledged that
+    CONFIRMED = "confirmed"  # nothing is owed any more; what is left of it is removed
     DROPPED = "dropped"  # it is no longer ours; its container is made to end, no result is sent
     GONE = "gone"  # nothing of it is left on the node
 
@@ -32,6 +33,7 @@ class Step(Enum):
     START = "start"
     STOP = "stop"
     FINISH = "finish"
+    RELEASE = "release"
     CONFIRM = "confirm"
     DROP = "drop"
     FORGET = "forget"
@@ -50,6 +52,9 @@ TRANSITIONS: Final[dict[tuple[Phase, Step], Phase]] = {
     # A result may come from anywhere: a refused image, a cancel, an exit.
     **dict.fromkeys(((phase, Step.FINISH) for phase in _AT_WORK), Phase.FINISHED),
     (Phase.FINISHED, Step.CONFIRM): Phase.CONFIRMED,
+    (Phase.LEASED, Step.RELEASE): Phase.RELEASED,
+    (Phase.PREPARING, Step.RELEASE): Phase.RELEASED,
+    (Phase.RELEASED, Step.CONFIRM): Phase.CONFIRMED,
     (Phase.OFFERED, Step.DROP): Phase.DROPPED,
     **dict.fromkeys(((phase, Step.DROP) for phase in _AT_WORK), Phase.DROPPED),
     (Phase.CONFIRMED, Step.FORGET): Phase.GONE,
@@ -63,6 +68,7 @@ _STATES: Final = {
     Phase.RUNNING: runs_pb2.RUN_STATE_RUNNING,
     Phase.STOPPING: runs_pb2.RUN_STATE_STOPPING,
     Phase.FINISHED: runs_pb2.RUN_STATE_STOPPING,
+    Phase.RELEASED: runs_pb2.RUN_STATE_PREPARING,
     Phase.CONFIRMED: runs_pb2.RUN_STATE_STOPPING,
     Phase.DROPPED: runs_pb2.RUN_STATE_STOPPING,
     Phase.GONE: runs_pb2.RUN_STATE_STOPPING,
@@ -84,7 +90,7 @@ def works(phase: Phase) -> bool:
 
 def occupies(phase: Phase) -> bool:
     """Tell whether an attempt in this phase holds its slot and its GPUs."""
-    return phase not in (Phase.FINISHED, Phase.CONFIRMED, Phase.GONE)
+    return phase not in (Phase.FINISHED, Phase.RELEASED, Phase.CONFIRMED, Phase.GONE)
 
 
 def run_state(phase: Phase) -> runs_pb2.RunState.ValueType:
@@ -99,8 +105,9 @@ def mermaid() -> str:
     lines += [f"        {was.name} --> {then.name}: {step.value}" for (was, step), then in inner]
     lines.append("    }")
     for (was, step), then in TRANSITIONS.items():
-        if was not in _AT_WORK:
+        if was in _AT_WORK and all((phase, step) in TRANSITIONS for phase in _AT_WORK):
+            if was is _AT_WORK[0]:
+                lines.append(f"    AT_WORK --> {then.name}: {step.value}")
+        elif then not in _AT_WORK or was not in _AT_WORK:
             lines.append(f"    {was.name} --> {then.name}: {step.value}")
-        elif was is _AT_WORK[0] and then not in _AT_WORK:
-            lines.append(f"    AT_WORK --> {then.name}: {step.value}")
     return "\n".join([*lines, "    GONE --> [*]", ""])

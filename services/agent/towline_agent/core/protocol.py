@@ -82,6 +82,8 @@ class _Beat:
     sent: float
     leases: tuple[Key, ...]
     """Those that the queue service had been told of as taken when it was sent."""
+    released: tuple[Key, ...]
+    """Those that it had been told are given back."""
 
 
 class AgentSession:
@@ -113,6 +115,7 @@ class AgentSession:
         self._said_gen = -1
         self._said_events: dict[Key, int] = {}
         self._said_finishes: set[str] = set()
+        self._said_releases: dict[Key, None] = {}
         self._said_drain = False
         self._beat_wanted = False
         self._inventory_wanted = False
@@ -166,7 +169,7 @@ class AgentSession:
             effects += self._granted(grant, now)
         self._inventory_wanted |= response.inventory_wanted
         if response.HasField("drain"):
-            self._book.drain()
+            effects += self._book.drain(now)
         if response.HasField("go_away"):
             self._go_away(response.go_away)
         return effects
@@ -177,7 +180,7 @@ class AgentSession:
             return None
         request = self._news()
         # An accepted grant asks for a heartbeat: its acknowledgement lets the container start.
-        asked = self._beat_wanted or self._inventory_wanted or self._book.capacity_gen != self._said_gen
+        asked = self._beat_wanted or self._inventory_wanted or self._book.intake.generation != self._said_gen
         if self.state is SessionState.OPEN and (asked or now >= self._next_beat):
             request.heartbeat.CopyFrom(self._heartbeat(now))
         return request if request.ByteSize() else None
@@ -216,6 +219,7 @@ class AgentSession:
         for seq in [seq for seq in self._unacknowledged if seq <= renewed.ack_seq]:
             del self._unacknowledged[seq]
         self._acknowledged_sent = max(self._acknowledged_sent, beat.sent)
+        effects += self._book.given_back(beat.released)
         return [*effects, *self._book.renewed(beat.leases, beat.sent)]
 
     def _granted(self, grant: leases_pb2.Grant, now: float) -> list[Effect]:
@@ -247,7 +251,14 @@ class AgentSession:
             if finish.finish_id not in self._said_finishes:
                 request.finishes.append(finish)
                 self._said_finishes.add(finish.finish_id)
-        if book.draining and not self._said_drain:
+        for release in book.releases():
+            key = (release.lease_id, release.epoch)
+            if key not in self._said_releases:
+                # Nothing answers it but the acknowledgement of a heartbeat that comes after it.
+                self._beat_wanted = True
+                request.releases.append(release)
+                self._said_releases[key] = None
+        if book.intake.draining and not self._said_drain:
             request.drain.SetInParent()
             self._said_drain = True
         return request
@@ -257,10 +268,10 @@ class AgentSession:
         free = book.credits()
         self._beats += 1
         self._beat_wanted = False
-        self._said_gen = book.capacity_gen
+        self._said_gen = book.intake.generation
         self._next_beat = now + self._interval
         taken = tuple(lease.key for lease in book.inventory() if lease.answered)
-        self._unacknowledged[self._beats] = _Beat(now, taken)
+        self._unacknowledged[self._beats] = _Beat(now, taken, tuple(self._said_releases))
         # One that is forgotten renews nothing: the lease ends sooner, never later.
         self._unacknowledged.pop(self._beats - _MOST_UNACKNOWLEDGED, None)
         beat = leases_pb2.Heartbeat(
@@ -280,8 +291,10 @@ class AgentSession:
     def _held(self) -> Iterable[Key]:
         """Return the leases that the queue service must also have once it has read what was said before."""
         for lease in self._book.inventory():
-            said = lease.finish is not None and lease.finish.finish_id in self._said_finishes
-            if lease.phase is not Phase.FINISHED or not said:
+            finished = lease.finish is not None and lease.finish.finish_id in self._said_finishes
+            if lease.phase is Phase.FINISHED and finished:
+                continue
+            if lease.phase is not Phase.RELEASED or lease.key not in self._said_releases:
                 yield lease.key
 
     def _step(self, step: SessionStep) -> None:

@@ -7,7 +7,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from towline_agent.core.failures import ExitStatus
+from towline_agent.core.failures import EndedBy, ExitStatus
 from towline_agent.core.stops import Exit, Signalled, StopReason
 
 __all__ = ["dump_exit", "dump_started", "dump_stop", "parse_exit", "parse_started", "parse_stop"]
@@ -47,6 +47,7 @@ def dump_exit(exit: Exit, boot: str) -> bytes:
         oom_killed=status.oom_killed,
         error=status.error,
         log_read=exit.log_read,
+        ended_by=exit.ended_by.value,
     )
 
 
@@ -56,7 +57,8 @@ def parse_exit(data: bytes, boot: str) -> Exit:
     status = ExitStatus(
         int(_number(kept, "code")), bool(_field(kept, "oom_killed")), str(_field(kept, "error"))
     )
-    return Exit(status, _moment(kept, boot), int(_number(kept, "log_read")))
+    ended_by = EndedBy(kept.get("ended_by", EndedBy.PROGRAM.value))
+    return Exit(status, _moment(kept, boot), int(_number(kept, "log_read")), ended_by)
 
 
 def _dump(boot: str, at: float, **fields: object) -> bytes:

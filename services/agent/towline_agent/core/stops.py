@@ -75,6 +75,8 @@ class Exit:
     """On the clock of leases; minus infinity: before this boot."""
     log_read: int = 0
     """Bytes of its log that had been read by then."""
+    ended_by: failures.EndedBy = failures.EndedBy.PROGRAM
+    """Whose doing it was, unless it was stopped here."""
 
 
 _DETAILS: Final = {

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from towline.errors import (
     Unavailable,
 )
 from towline_agent.core.containers import ImageFacts
-from towline_agent.core.failures import ExitStatus
+from towline_agent.core.failures import ExitStatus, SentSignal
 from towline_agent.core.logframes import LogFrames
 from towline_agent.core.offsets import Skipper
 from towline_agent.engine.port import Container, ContainerId, ContainerState, Volume
@@ -29,6 +29,8 @@ __all__ = ["DockerEngine", "connecting", "translated"]
 
 _GIVES_NEWLINES_SINCE: Final = 26  # the oldest major release measured to do so
 _ANSWER_S: Final = 5.0
+# The engine notes a container's end after it has told of it.
+_NOTED_S: Final = 2.0
 _CHUNK_BYTES: Final = 256 * 1024
 # aiodocker's own default socket search asserts that one exists; a stopped engine may have none.
 _DEFAULT_URL: Final = "unix:///var/run/docker.sock"
@@ -160,6 +162,27 @@ class DockerEngine:
             finished_at=_moment(state["FinishedAt"]) if ended else None,
         )
 
+    async def signals(self, ended: Container) -> list[SentSignal] | None:
+        """See Engine."""
+        if ended.started_at is None or ended.finished_at is None:
+            return None
+        filters = {"type": ["container"], "container": [ended.id], "event": ["kill", "die"]}
+        params = {
+            "filters": json.dumps(filters),
+            "since": f"{ended.started_at:.6f}",
+            "until": f"{ended.finished_at + _NOTED_S:.6f}",
+        }
+        found: list[SentSignal] = []
+        async with aclosing(self._read("events", params)) as chunks:
+            async for line in _lines(chunks):
+                event = json.loads(line)
+                if event["Action"] == "die":
+                    return found
+                number = event["Actor"]["Attributes"].get("signal", "")
+                if number.isdigit():
+                    found.append(SentSignal(int(number), ended.finished_at - event["timeNano"] / 1e9))
+        return None
+
     async def containers(self, labels: Mapping[str, str]) -> list[Container]:
         """See Engine."""
         with translated():
@@ -250,7 +273,9 @@ class DockerEngine:
         except NotFound:
             return
 
-    async def _read(self, path: str, params: Mapping[str, str], method: str = "GET") -> AsyncIterator[bytes]:
+    async def _read(
+        self, path: str, params: Mapping[str, str], method: str = "GET"
+    ) -> AsyncGenerator[bytes, None]:
         """Read a response as it comes and drop it when nobody reads on.
 
         aiodocker's own methods decode text, hold archives in memory, and leave a cancelled pull going.

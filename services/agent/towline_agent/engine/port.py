@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, NewType, Protocol
 
 from towline_agent.core.containers import ImageFacts
-from towline_agent.core.failures import ExitStatus
+from towline_agent.core.failures import ExitStatus, SentSignal
 
 __all__ = ["Container", "ContainerId", "ContainerState", "Engine", "Volume"]
 
@@ -90,6 +90,14 @@ class Engine(Protocol):
 
     async def inspect(self, container: str) -> Container | None:
         """Return a container by id or name, if there is one."""
+        ...
+
+    async def signals(self, ended: Container) -> list[SentSignal] | None:
+        """Return the signals that an ended container got through the engine, oldest first.
+
+        Those of its own program, of the kernel and of other processes are not among them. None: the engine
+        does not tell any more, for it remembers only what happened lately and since it was started.
+        """
         ...
 
     async def containers(self, labels: Mapping[str, str]) -> list[Container]:

@@ -9,7 +9,7 @@ from towline.errors import InvalidArgument
 from towline.v1 import queues_pb2
 from towline_queue.core.durations import read_duration
 
-__all__ = ["DEFAULT", "LeasePolicy", "check_policy", "policy_of", "strictest"]
+__all__ = ["DEFAULT", "LeasePolicy", "check_policy", "outlasts", "policy_of", "strictest"]
 
 _LONGEST: Final = timedelta(days=30)
 _STOP_SIGNALS: Final = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -70,12 +70,17 @@ def check_policy(message: queues_pb2.LeasePolicy, field: str = "spec.lease_polic
             containers after three quarters of `lost_after`, would stop them between two of them.
     """
     policy = policy_of(message, field)
-    if policy.lost_after < 2 * policy.heartbeat_interval:
+    if not outlasts(policy.lost_after, policy.heartbeat_interval):
         raise InvalidArgument.field(
             f"{field}.lost_after",
             f"{policy.lost_after.total_seconds():g} s must be at least twice heartbeat_interval "
             f"({policy.heartbeat_interval.total_seconds():g} s), for a lease must outlast a late heartbeat",
         )
+
+
+def outlasts(lease: timedelta, heartbeat_interval: timedelta) -> bool:
+    """Tell whether a lease of that length is renewed before it ends, even by a heartbeat that is late."""
+    return lease >= 2 * heartbeat_interval
 
 
 def _ordered(policy: LeasePolicy, field: str, shorter: str, longer: str) -> None:

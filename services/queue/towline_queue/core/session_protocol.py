@@ -17,6 +17,7 @@ from towline_queue.core import lease_messages, session_states
 from towline_queue.core import session_events as on
 from towline_queue.core.credits import Credits
 from towline_queue.core.lease_ids import AttemptKey, lease_id
+from towline_queue.core.lease_policy import DEFAULT, outlasts
 from towline_queue.core.leases import Claimed, LiveLease, Opened, Reconciled, Renewal, SessionKey
 from towline_queue.core.matching import Offer
 from towline_queue.core.reports import ReportAnswer
@@ -28,6 +29,7 @@ __all__ = ["SessionProtocol", "service_stops"]
 
 _FIRST_REST_S: Final = 1.0
 _LONGEST_REST_S: Final = 30.0
+_SOON: Final = timedelta(milliseconds=500)
 _STOPS: Final = frozenset({VerdictKind.STOP_STALE, VerdictKind.STOP_UNKNOWN, VerdictKind.FINISH_CONFIRMED})
 
 
@@ -46,6 +48,7 @@ class SessionProtocol:
         """Of the session, once it is open: rises with each session of an agent."""
         self.credits = Credits()
         """What the agent could take; the dispatcher spends them before it claims."""
+        self._policy = DEFAULT
         self._queues: tuple[str, ...] = ()
         self._gpus = 0
         self._grant_seqs: dict[AttemptKey, int] = {}
@@ -162,6 +165,7 @@ class SessionProtocol:
     def _open(self, opened: Opened) -> list[Effect]:
         self._go(session_states.OPENED)
         self.epoch = opened.epoch
+        self._policy = opened.policy
         outcome = opened.reconciled.outcome
         self._grant_seqs = dict.fromkeys(outcome.adopted, 0)
         welcome = leases_pb2.StreamLeasesResponse(
@@ -289,7 +293,12 @@ class SessionProtocol:
 
     def _grant(self, leases: Sequence[tuple[Claimed, int]]) -> list[Effect]:
         self._grant_seqs |= {claimed.key: seq for claimed, seq in leases}
-        return [Send(message) for message in lease_messages.grants(leases)]
+        effects: list[Effect] = [Send(message) for message in lease_messages.grants(leases)]
+        shortest = min(claimed.ttl for claimed, _ in leases)
+        # Only what was changed since the Welcome: a session that opens anew would get the same again.
+        if shortest < self._policy.lost_after and not outlasts(shortest, self._policy.heartbeat_interval):
+            effects += self._new_terms()
+        return effects
 
     def _tell_drain(self) -> list[Effect]:
         if self._draining:
@@ -308,6 +317,13 @@ class SessionProtocol:
             "the queue service stops", reconnect_after=reconnect_after, jitter=jitter
         )
         return [_send(go_away=go_away), *self._close(session_states.STOP, service_stops())]
+
+    def _new_terms(self) -> list[Effect]:
+        """Have the agent connect again: a lease ends between two heartbeats as this session has them."""
+        go_away = lease_messages.go_away(
+            "the lease policy of a queue has changed", reconnect_after=timedelta(0), jitter=_SOON
+        )
+        return [_send(go_away=go_away), *self._close(session_states.RENEW_TERMS, None)]
 
     def _superseded(self) -> list[Effect]:
         error = Aborted(

@@ -18,6 +18,7 @@ __all__ = [
     "OPENED",
     "OVERFLOW",
     "REFUSE",
+    "RENEW_TERMS",
     "STOP",
     "STREAM_TABLE",
     "SUPERSEDE",
@@ -92,8 +93,11 @@ FAIL: Final = _move(
 )
 OVERFLOW: Final = _move("error", {Phase.OPEN, Phase.LEAVING}, Phase.CLOSED, "queue", "agent does not read")
 STOP: Final = _move("GoAway", _ALIVE, Phase.CLOSED, "queue", "service stops")
+RENEW_TERMS: Final = _move(
+    "GoAway", {Phase.OPEN, Phase.LEAVING}, Phase.CLOSED, "queue", "a lease needs more frequent heartbeats"
+)
 
-STREAM_TABLE: Final = (OPENED, REFUSE, GOODBYE, LEFT, BREAK, SUPERSEDE, FAIL, OVERFLOW, STOP)
+STREAM_TABLE: Final = (OPENED, REFUSE, GOODBYE, LEFT, BREAK, SUPERSEDE, FAIL, OVERFLOW, STOP, RENEW_TERMS)
 
 DATABASE_TABLE: Final = (
     _move("silence", {Standing.CONNECTED}, Standing.DISCONNECTED, "time", "disconnected_after"),
