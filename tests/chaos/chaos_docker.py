@@ -126,6 +126,26 @@ def container_removed_by_hand(world: World) -> None:
     world.seen.append(f"{cause.removeprefix('FAILURE_CAUSE_')}, {len(world.attempts(run))} attempts")
 
 
+def container_removed_while_its_agent_is_dead(world: World) -> None:
+    """A container is gone when its agent is back: the attempt ends, and is not executed again."""
+    world.begin(lost=15)
+    run = world.one(lines=_MANY, retries=soon())
+    world.running(run)
+    container = world.container(run)
+    world.agents["a"].kill()
+    world.engine.docker("rm", "--force", "--volumes", container)
+    world.killed.append("agent -9, container, docker rm --force")
+    world.agent("a")
+    world.until(lambda: world.has_attempts(run, 2))
+    world.running(run)
+    world.touch(run)
+    (ended,) = world.ended(run, state=SUCCEEDED)
+    failure = ended.attempts[0].failure
+    assert failure.cause == runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, ended
+    assert "removed from the engine" in failure.message, ended
+    world.seen.append("CONTROL_PLANE, each attempt executed once")
+
+
 def _with_live_restore(world: World) -> None:
     """Have an engine whose containers outlive it, until the scenario ends."""
     world.engine.stop()

@@ -288,6 +288,12 @@ MUTATIONS: Final = (
         ),
     ),
     Mutation(
+        "begun-attempt-begins-again",
+        "a program is executed twice under one epoch, after its container was removed while no agent looked",
+        "tests/integration/test_agent_adoption.py::test_a_container_that_is_gone_is_never_made_again",
+        (Edit(f"{_AGENT}/runner.py", "if attempt.lease.begun:", "if False:"),),
+    ),
+    Mutation(
         "newer-attempt-beside-an-older",
         "two containers of one run are at work on one node",
         f"{_BOOK}::test_an_older_attempt_of_the_run_is_gone_before_a_newer_begins",

@@ -125,6 +125,28 @@ def test_status_knows_what_runs(running: Up) -> None:
     assert processes["queue"]["address"] in running.output
 
 
+def test_an_agent_that_was_drained_is_away_until_the_next_up(
+    data_dir: Path, start: Callable[..., Up]
+) -> None:
+    up = start(**NO_ENGINE).wait_until_up()
+    agents = json.loads(towline("agent", "list", "--json", env=up.environment).stdout)
+    assert towline("agent", "drain", agents[0]["name"], env=up.environment).returncode == 0
+    eventually(lambda: "agent      left     drained" in up.output, within=20)
+    told = towline("status", env=up.environment)
+    assert told.returncode == 3
+    (line,) = [line for line in told.stdout.splitlines() if line.startswith("agent")]
+    assert line.split(maxsplit=2) == ["agent", "-", "drained; `towline down && towline up` starts it again"]
+    second = towline("up", "--data-dir", data_dir)
+    assert second.returncode == 4
+    assert "its agent was drained and has left" in second.stderr
+    away = towline("agent", "drain", agents[0]["name"], env=up.environment)
+    assert "is not connected; it drains when it is back" in away.stdout
+    assert up.interrupt() == 0
+    again = start(**NO_ENGINE).wait_until_up()
+    assert towline("status", env=again.environment).returncode == 0
+    assert again.interrupt() == 0
+
+
 def test_down_ends_what_a_killed_supervisor_left(data_dir: Path, start: Callable[..., Up]) -> None:
     up = start().wait_until_up()
     assert towline("queue", "create", "kept", env=up.environment).returncode == 0
@@ -183,7 +205,7 @@ def test_json_is_one_document_a_line(data_dir: Path) -> None:
 def test_ctrl_c_while_it_starts_leaves_nothing(data_dir: Path, start: Callable[..., Up]) -> None:
     up = start()
     eventually(lambda: "registry   starting" in up.output, within=30)
-    assert up.interrupt() == 0
+    assert up.interrupt() == 130
     assert "towline is up" not in up.output
     assert _processes(data_dir) == {}
 

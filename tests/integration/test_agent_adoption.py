@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from towline.v1 import leases_pb2, runs_pb2
+from towline_agent.core.containers import attempt_key, container_name
 from towline_testing.agent import IGNORES_SIGTERM, AgentProcess, python_spec
 from towline_testing.engine import (
     base_image,
@@ -57,6 +58,36 @@ async def test_what_ended_while_no_agent_was_there(peer: LeasePeer, agent: Agent
     result = await peer.finish_of(grant)
     assert result.exit_code == 4
     assert peer.output(grant) == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+async def test_a_container_that_is_gone_is_never_made_again(
+    peer: LeasePeer, agent: AgentProcess, noted: bool
+) -> None:
+    grant = await peer.grant(python_spec("import time; print('once', flush=True); time.sleep(600)"))
+    await peer.until(lambda: peer.output(grant) == b"once\n", within=30)
+    agent.kill()
+    docker("rm", "--force", "--volumes", container_name(grant.spec.run, grant.epoch))
+    if not noted:  # killed as soon as it had asked for the start
+        (agent.folder / "attempts" / attempt_key(grant.spec.run, grant.epoch) / "started").unlink()
+    agent.start()
+    result = await peer.finish_of(grant)
+    assert result.failure.cause == runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, result
+    assert "removed from the engine" in result.failure.message and result.log_size == len(b"once\n")
+    assert peer.output(grant) == b"once\n", "executed once"
+
+
+async def test_a_container_that_was_about_to_be_started_is_started(
+    peer: LeasePeer, agent: AgentProcess
+) -> None:
+    grant = await peer.grant(python_spec("import time; print('once', flush=True); time.sleep(600)"))
+    await peer.until(lambda: peer.output(grant) == b"once\n", within=30)
+    agent.kill()
+    name = container_name(grant.spec.run, grant.epoch)
+    docker("rm", "--force", "--volumes", name)
+    docker("create", f"--name={name}", base_image(), "sh", "-c", "exit 7")
+    agent.start()
+    assert (await peer.finish_of(grant)).exit_code == 7
 
 
 async def test_an_agent_that_leaves_in_order_leaves_its_runs_running(

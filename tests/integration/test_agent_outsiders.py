@@ -73,17 +73,19 @@ async def test_an_engine_that_ends_its_containers_as_it_goes(peer: LeasePeer, tm
     engine = EngineProxy(tmp_path / "docker.sock")
     await engine.start()
     settings = {"TOWLINE_AGENT_QUEUE_ADDRESS": peer.address, "TOWLINE_AGENT_DOCKER_HOST": engine.url}
+    settings["TOWLINE_AGENT_SLOTS"] = "2"  # one stays free for as long as the engine answers
     agent = AgentProcess(tmp_path / "a", settings)
     agent.start()
     try:
         await peer.until(lambda: any(beat.free_slots for beat in peer.beats))
         grant = await peer.grant(python_spec(SLEEPS))
         await peer.until(lambda: peer.output(grant) == b"ready\n", within=30)
+        await peer.until(lambda: peer.beats[-1].free_slots == 1)
         (container,) = containers(towline_run=grant.spec.run)
         async with connecting(None) as past_the_proxy:  # faster than a client process
             await past_the_proxy.kill(ContainerId(container), "SIGKILL")
             await engine.stop()
-        await peer.until(lambda: peer.beats[-1].free_slots == 0)
+        await peer.until(lambda: peer.beats[-1].free_slots == 0, within=30)
         await engine.start()
         result = await peer.finish_of(grant)
         assert result.failure.cause == runs_pb2.FAILURE_CAUSE_NODE_LOST, result

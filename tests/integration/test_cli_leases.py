@@ -81,7 +81,7 @@ async def test_a_queue_file_bounds_what_submissions_may_ask_for(database_url: st
             assert line in printed
         refused = await command("submit", "work:v0", "-q", "long", "--max-runtime", "2h")
         assert refused.returncode == 2
-        assert "max_runtime" in refused.stderr
+        assert refused.stderr.startswith("error: --max-runtime: is 2h; the queue allows 1h")
         run = (await command("submit", "work:v0", "-q", "long")).stdout.strip()
         page = (await command("run", "show", run)).stdout
         assert "runs 1h at most" in page
@@ -139,7 +139,8 @@ async def test_a_run_is_preempted_and_waits_again(database_url: str, tmp_path: P
         await session.beat()
         done = await command("run", "preempt", run)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == f"{run} leased, preempting\n"
+        fate = "it goes back to its place in the queue: runs of a higher priority, and older ones, go first"
+        assert done.stdout == f"{run} leased, preempting; {fate}\n"
         await session.until(lambda: session.cancels)
         assert session.cancels[0].reason == leases_pb2.STOP_REASON_PREEMPTED
         await session.beat(free_slots=0)
@@ -152,6 +153,15 @@ async def test_a_run_is_preempted_and_waits_again(database_url: str, tmp_path: P
         third = await session.next_accepted()
         page = (await command("run", "show", run)).stdout
         assert "preempted 2 of 1000" in page
+        assert [line.split()[:2] for line in page.splitlines()].count([str(grant.epoch), "preempted"]) == 1, (
+            page
+        )
+        assert (await command("run", "cancel", run)).returncode == 0
+        both = await command("run", "preempt", "00000000000000000g", run)
+        assert both.returncode == 2
+        assert "00000000000000000g" in both.stderr
+        told = "leased, cancel asked; it is being cancelled, and does not come back"
+        assert both.stdout == f"{run} {told}\n"
         await session.finish(third)
         over = await command("run", "preempt", run)
         assert over.returncode == 4

@@ -117,6 +117,7 @@ async def test_one_that_was_drained_is_left_alone(tmp_path: Path) -> None:
     async with asyncio.timeout(20):
         await case.supervised.keep()
     assert case.story[-1] == "left"
+    assert case.state.now.drained == ("it",)
 
 
 async def test_one_that_may_not_leave_is_started_again(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ async def test_a_retried_run_says_why_and_until_when_it_waits(world: LeaseWorld)
     found = await world.get(run)
     assert found.state == runs_pb2.RUN_STATE_SCHEDULED
     assert found.state_detail.startswith(
-        "Tried again (retry 1 of 1 after OOM): It failed.; scheduled until 20"
+        "Tried again (retry 1 of 1 after OOM): It failed; scheduled until 20"
     )
     wait = found.due_time.ToDatetime() - found.attempts[0].times.end_time.ToDatetime()
     assert timedelta(seconds=45) <= wait <= timedelta(seconds=60)

@@ -111,7 +111,12 @@ def _is_loop(path: Path) -> bool:
     try:
         path.stat()
     except OSError as error:
-        return error.errno == errno.ELOOP
+        if error.errno == errno.ELOOP:
+            return True
+    try:
+        path.resolve()
+    except RuntimeError:  # a loop behind a name that is not there
+        return True
     return False
 
 

@@ -78,7 +78,7 @@ def test_nothing_is_due_early_and_all_after_its_time(spans: list[tuple[int, int]
 
 
 def test_what_is_written_is_read_back() -> None:
-    two = replace(ONE, run="runs/d", container_id="f" * 64)
+    two = replace(ONE, run="runs/d", container_id="f" * 64, begun=True)
     assert parse(dump("boot", [ONE, two]), "boot") == (ONE, two)
 
 
@@ -96,6 +96,15 @@ def test_what_a_later_version_adds_is_passed_over() -> None:
     entry["leases"][0]["more"] = entry["more"] = 1
     del entry["leases"][0]["container_id"]
     assert parse(json.dumps(entry).encode(), "boot") == (ONE,)
+
+
+@pytest.mark.parametrize("entry", [{}, {"begun": None}, {"begun": 0}])
+def test_what_does_not_say_that_it_has_not_begun_may_have(entry: dict[str, object]) -> None:
+    written = json.loads(dump("boot", [ONE]))
+    del written["leases"][0]["begun"]
+    written["leases"][0] |= entry
+    (read,) = parse(json.dumps(written).encode(), "boot")
+    assert read == replace(ONE, begun=True)
 
 
 @pytest.mark.parametrize(

@@ -399,6 +399,44 @@ def test_what_an_earlier_start_may_have_begun_is_never_given_back() -> None:
 
 
 @pytest.mark.parametrize(
+    ("limit", "words"),
+    [(0.25, "0.25s"), (3, "3s"), (600, "10m"), (5405.5, "1h30m5.5s"), (90000, "1d1h")],
+)
+def test_a_time_limit_is_told_in_words(limit: float, words: str) -> None:
+    result = stopped_result(StopReason.TIMEOUT, None, runs_pb2.TimeLimits(max_runtime=seconds(limit)))
+    assert f"its limit of {words} (limits.max_runtime)" in result.failure.message
+
+
+def test_what_no_start_has_begun_is_given_back() -> None:
+    made = book()
+    made.restored(Restored(grant(), window=Window(60, 70, StopReason.EXPIRED), begun=False), 0)
+    made.judged(verdict(leases_pb2.VERDICT_ACTION_STOP_PREEMPTED), 0, 1)
+    assert kinds(made.ended(KEY, PREEMPTED)) == [] and made.releases()
+
+
+def test_a_start_is_on_disk_before_the_engine_is_asked_and_asked_for_again_after() -> None:
+    made = book()
+    waiting(made)
+    lease = made.find(KEY)
+    assert lease and not lease.begun
+    assert made.starts(KEY, 1) == [fx.Begin(KEY)] and lease.begun
+    assert made.starts(KEY, lease.stop_at) == [], "the disk was slow"
+
+
+@pytest.mark.parametrize(
+    ("begun", "started_at", "known"), [(False, None, False), (True, None, True), (False, 1.0, True)]
+)
+def test_a_restored_lease_knows_whether_it_had_begun(
+    begun: bool, started_at: float | None, known: bool
+) -> None:
+    made = book()
+    window = Window(60, 70, StopReason.EXPIRED)
+    made.restored(Restored(grant(), window=window, started_at=started_at, begun=begun), 0)
+    lease = made.find(KEY)
+    assert lease and lease.begun is known
+
+
+@pytest.mark.parametrize(
     "result", [stopped_result(StopReason.CANCELLED, None, runs_pb2.TimeLimits()), succeeded()]
 )
 def test_another_end_than_the_preemption_is_told(result: leases_pb2.AttemptResult) -> None:
@@ -524,7 +562,7 @@ def test_a_result_that_was_kept_is_sent_again_as_it_was() -> None:
 def test_a_timeout_names_the_limit_and_a_remedy() -> None:
     result = stopped_result(StopReason.TIMEOUT, 143, grant(limit=90).spec.limits)
     assert result.failure.cause == runs_pb2.FAILURE_CAUSE_TIMEOUT and result.exit_code == 143
-    assert "0:01:30" in result.failure.message and "max_runtime" in result.failure.message
+    assert "1m30s" in result.failure.message and "max_runtime" in result.failure.message
 
 
 def test_preempted_and_expired_are_failures_that_put_the_run_back() -> None:

@@ -68,6 +68,7 @@ class Node(RuleBasedStateMachine):
                 exit=self.disk.exits.get(key),
                 finish=self.disk.finishes.get(key),
                 signalled=self.disk.stops.get(key),
+                begun=key in self.begun,
             )
             self.todo += self.book.restored(kept, self.now)
 

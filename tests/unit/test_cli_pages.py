@@ -89,7 +89,7 @@ def _retried() -> runs_pb2.Run:
     run.ClearField("failure")
     run.ClearField("outputs")
     run.state = runs_pb2.RUN_STATE_SCHEDULED
-    run.state_detail = "scheduled until 2026-01-02T03:20:00+00:00"
+    run.state_detail = "scheduled until 2026-01-02 03:20:00 UTC"
     run.due_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=90.5))
     first = run.attempts[0]
     first.failure.CopyFrom(runs_pb2.Failure(cause=runs_pb2.FAILURE_CAUSE_USER_ERROR, message="exit code 1"))
@@ -160,8 +160,10 @@ def test_unreachable_is_a_state_of_its_own_that_says_since_when() -> None:
     assert "unreachable · was running on node-1, which is silent" in pages.state_line(run)
     text = _text(pages.run(run, agent))
     assert f"since {words.moment(agent.last_seen_time)}, " in text
+    assert "the run goes to another agent when its queue's lost_after is over" in text
     run.cancel_requested = True
     assert words.state(run) == "unreachable, cancel asked"
+    assert "the run is cancelled when its queue's lost_after is over" in _text(pages.run(run, agent))
 
 
 @pytest.mark.parametrize(
@@ -186,6 +188,13 @@ def test_an_agent_that_drains_tells_its_deadline() -> None:
     moment = words.moment(agent.drain_deadline)
     assert pages.draining(agent).endswith(f"1 run, and preempts those left at {moment}")
     assert f"runs left at {moment} are preempted" in _text(pages.agent(agent))
+
+
+def test_a_drain_of_an_agent_that_is_away_promises_nothing_else() -> None:
+    agent = fleet_pb2.Agent(name="agents/node-1", state=fleet_pb2.AGENT_STATE_DISCONNECTED)
+    assert pages.draining(agent) == (
+        "node-1 is not connected; it drains when it is back, unless it was started anew"
+    )
 
 
 def test_unreachable_selects_runs_by_what_the_service_cannot_filter() -> None:

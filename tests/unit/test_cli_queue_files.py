@@ -112,3 +112,4 @@ def test_what_is_wrong_with_a_duration_or_a_cause_is_told_with_its_place(
     with pytest.raises(InvalidArgument, match=problem) as raised:
         _read(tmp_path, text)
     assert raised.value.message.startswith(f"--file {tmp_path}")
+    assert "cancelled" not in raised.value.message

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from towline.embedded import services
+from towline.embedded.going_on import going_on
 from towline.embedded.layout import Layout
 from towline.embedded.processes import Ending, ProcessId, boot_id, end
 from towline.embedded.state import State, StateFile, owning
 from towline.errors import FailedPrecondition
+from towline_agent.deadlines import Deadline, Deadlines
 from towline_testing.waiting import eventually
 
 STUBBORN = (
@@ -103,6 +106,49 @@ def test_after_a_reboot_only_the_addresses_count(layout: Layout) -> None:
     assert content["boot_id"] == boot_id()
     layout.state.write_text(json.dumps(content | {"boot_id": "another"}))
     assert StateFile(layout.state).now == State(addresses={"queue": "127.0.0.1:1"})
+
+
+def test_who_was_drained_is_known_until_it_or_all_start_again(layout: Layout) -> None:
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    written = StateFile(layout.state)
+    written.left("agent")
+    assert StateFile(layout.state).now.drained == ("agent",)
+    written.started("agent", me)
+    assert StateFile(layout.state).now.drained == ()
+    written.left("agent")
+    written.supervised_by(me)
+    assert StateFile(layout.state).now.drained == ()
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ([], None),
+        ([(-1, "a"), (50, "")], None),
+        ([(90.5, "a")], "1 run goes on; `towline up` within 90s takes it up, else it is stopped"),
+        (
+            [(1e5, "a"), (200.5, "b")],
+            "2 runs go on; `towline up` within 3m takes them up, else they are stopped",
+        ),
+    ],
+)
+def test_runs_that_go_on_are_counted_with_the_time_left(
+    layout: Layout, ends: list[tuple[float, str]], told: str | None
+) -> None:
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    leases = [
+        Deadline("1.1", 1, "runs/1", "c", "SIGTERM", now + left, now + left + 15, "LEASE_EXPIRED", container)
+        for left, container in ends
+    ]
+    file = Deadlines(layout.agent)  # as the agent writes it
+    file.write(leases)
+    event = going_on(layout)
+    assert (event and event.detail) == told
+    Deadlines(layout.agent, "another boot").write(leases)
+    assert going_on(layout) is None
+    file.path.write_text("{")
+    assert going_on(layout) is None
 
 
 def test_a_damaged_state_is_said(layout: Layout) -> None:

@@ -79,7 +79,7 @@ def test_an_unacknowledged_run_may_be_gone() -> None:
         ((Granted(1, R, 1, A), LeaseEnded(2, R, 1), ResultCommitted(3, R, 1, "f")), Kind.STALE),
         ((Granted(1, R, 1, A, ("g",)), Granted(2, "runs/s", 1, A, ("h", "g"))), Kind.GPU),
         ((Started(1, R, 1, "c"), Started(2, R, 2, "d"), Died(3, R, 1, "c")), Kind.OVERLAP),
-        ((Started(1, R, 1, "c"), Started(2, R, 1, "d")), Kind.OVERLAP),
+        ((Started(1, R, 1, "c"), Died(2, R, 1, "c"), Started(3, R, 1, "d")), Kind.AGAIN),
         ((RunEnded(1, R, "FAILED"), Granted(2, R, 1, A)), Kind.AFTER_END),
         ((RunEnded(1, R, "FAILED"), Started(2, R, 1, "c")), Kind.AFTER_END),
         ((CancelAcknowledged(1, R), Granted(2, R, 1, A)), Kind.CANCEL),

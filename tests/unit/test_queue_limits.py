@@ -26,6 +26,11 @@ def test_a_submission_may_set_less_than_its_queue_and_has_the_queues_otherwise()
     assert limits_of(limits(max_runtime=5), limits(max_wait=1)) == limits(max_runtime=5, max_wait=1)
 
 
+def test_a_limit_takes_the_place_of_the_queues_whole_not_part_by_part():
+    assert limits_of(limits(max_wait=0.5), limits(max_wait=3600)) == limits(max_wait=0.5)
+    assert limits_of(limits(max_runtime=2), limits(max_runtime=3600.5)) == limits(max_runtime=2)
+
+
 @pytest.mark.parametrize(
     ("given", "field"),
     [
@@ -43,7 +48,7 @@ def test_what_is_wrong_in_a_submission_is_named(given: runs_pb2.TimeLimits, fiel
 
 
 def test_the_refusal_says_what_the_queue_allows():
-    with pytest.raises(InvalidArgument, match=r"61 s; the queue allows 60 s"):
+    with pytest.raises(InvalidArgument, match=r"is 1m1s; the queue allows 1m, give at most that"):
         limits_of(limits(max_wait=61), limits(max_wait=60))
 
 
@@ -83,3 +88,38 @@ def test_a_lease_outlasts_a_late_heartbeat():
     with pytest.raises(InvalidArgument) as caught:
         check_policy(policy)
     assert caught.value.metadata["field"] == "spec.lease_policy.lost_after"
+
+
+def lease_policy(**seconds: float) -> queues_pb2.LeasePolicy:
+    made = queues_pb2.LeasePolicy()
+    for name, value in seconds.items():
+        getattr(made, name).FromTimedelta(timedelta(seconds=value))
+    return made
+
+
+BARELY = {"heartbeat_interval": 0.1, "disconnected_after": 0.3, "lost_after": 1, "stop_grace": 3600}
+
+
+def test_the_outermost_times_that_a_queue_may_ask_for():
+    check_policy(lease_policy(**BARELY))
+
+
+@pytest.mark.parametrize(
+    ("times", "refusal"),
+    [
+        ({"heartbeat_interval": 0.099}, "heartbeat_interval: is 0.099s; give 0.1s or more"),
+        ({"disconnected_after": 0.299}, "disconnected_after: is 0.299s; give 0.3s or more"),
+        ({"lost_after": 0.999}, "lost_after: is 0.999s; give 1s or more"),
+        ({"stop_grace": 3600.5}, "stop_grace: is 1h0.5s; give at most 1h"),
+        (
+            {"heartbeat_interval": 0.001, "disconnected_after": 0.002, "lost_after": 0.005},
+            "heartbeat_interval: is 0.001s; give 0.1s or more",
+        ),
+    ],
+)
+def test_no_queue_wears_an_agent_out_or_has_it_wait_for_hours(times: dict[str, float], refusal: str):
+    kept = lease_policy(**BARELY | times)
+    with pytest.raises(InvalidArgument) as caught:
+        check_policy(kept)
+    assert str(caught.value) == f"spec.lease_policy.{refusal}"
+    assert policy_of(kept).stop_grace.total_seconds() == times.get("stop_grace", 3600)

@@ -60,6 +60,19 @@ def test_a_submission_comes_before_its_queue_and_that_before_the_defaults():
     assert whole.longest_backoff == timedelta(seconds=60)
 
 
+def test_a_wait_takes_the_place_of_the_queues_whole_not_part_by_part():
+    whole = read_policy(
+        policy_of(policy({}, first_s=0.5, longest_s=60), policy({}, first_s=5, longest_s=60.5))
+    )
+    assert whole.first_backoff == timedelta(seconds=0.5)
+    assert whole.longest_backoff == timedelta(seconds=60)
+    whole = read_policy(
+        policy_of(policy({}, first_s=1, longest_s=2.5), policy({}, first_s=0.5, longest_s=60))
+    )
+    assert whole.first_backoff == timedelta(seconds=1)
+    assert whole.longest_backoff == timedelta(seconds=2.5)
+
+
 def test_a_whole_policy_names_every_cause_once():
     causes = [budget.cause for budget in policy_of(policy({OOM: 1}), policy({OOM: 2})).budgets]
     assert causes == [cause for cause in runs_pb2.FailureCause.values() if cause not in (0, CANCELLED)]
@@ -168,6 +181,14 @@ def test_many_losses_are_counted_and_the_last_ones_named():
     assert message.startswith("Lost with its agent 11 times")
     assert "6 more, agents/a7 (epoch 7)" in message
     assert message.endswith("Last: It was silent.")
+
+
+@pytest.mark.parametrize(("used", "often"), [(1, "once"), (2, "2 times")])
+def test_how_often_it_was_tried_is_told(used: int, often: str):
+    ending = after_failure(failed(USER_ERROR), past(used + 1, USER_ERROR=used), 0)
+    assert ending.detail == f"Given up after USER_ERROR: it was tried again {often}"
+    ending = after_failure(lost("It was silent."), past(used, NODE_LOST=used - 1), 0)
+    assert runs_pb2.Failure.FromString(ending.failure).message.startswith(f"Lost with its agent {often}, ")
 
 
 def test_a_long_reason_is_cut():

@@ -3,7 +3,7 @@
     app                    the commands and how a call of them ends
     stack                  up, down, status
     jobs, queues, runs,    the commands of these names
-    submit, agents, cancelling
+    submit, agents, stopping
     following              `--follow`: states and log as they come
     pages, words           what people read: pages of facts, tables, states and durations in words
     output, failures       standard output and standard error, for people and for programs
@@ -24,9 +24,13 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    if any(find_spec(module) is None for module in ("typer", "rich", "yaml")):
-        sys.stderr.write("error: the command needs packages of its own: pip install 'towline[cli]'\n")
-        sys.exit(2)
-    from towline.cli.app import run
+    try:
+        if any(find_spec(module) is None for module in ("typer", "rich", "yaml")):
+            sys.stderr.write("error: the command needs packages of its own: pip install 'towline[cli]'\n")
+            sys.exit(2)
+        from towline.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # during the imports: later ones are the command's own
+        code = 130
+    sys.exit(code)

@@ -125,7 +125,8 @@ def drain(
     json: options.Json = False,
 ) -> None:
     """Ask an agent to take no more runs, and to leave when its last one has ended."""
-    from towline.cli import durations, pages
+    from towline import durations
+    from towline.cli import pages
 
     span = None if deadline is None else durations.parse(deadline, "--deadline")
     with connect() as client:

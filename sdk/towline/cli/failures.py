@@ -20,6 +20,7 @@ _WORD: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?"
 _FORM: Final = re.compile(rf"; write {_KIND}\S*\{{.*?\}} \(([^()]*)\)")
 _QUOTED: Final = re.compile(rf"'{_KIND}([^']*)'")
 _NAME: Final = re.compile(rf"(?:\b(?:job|queue|run|agent|artifact) )?{_KIND}{_WORD}(?:/versions/{_WORD})?")
+_LIMIT: Final = re.compile(r"^run\.limits\.max_(wait|runtime): ")
 _FIELD: Final = re.compile(
     r"^(?:run\.)?(?:job|queue): (?=there is no |\w+ '[^']*' (?:does not exist|has no ))"
 )
@@ -35,6 +36,8 @@ _HEADLINES: Final = {
 def as_text(error: TowlineError) -> str:
     """Write an error for people; the first line says what is wrong."""
     if error.reason not in _HEADLINES or not error.metadata:
+        if _LIMIT.match(error.message):
+            return _LIMIT.sub(r"--max-\1: ", error.message)
         about_names = _REASONS.fullmatch(error.reason) or _FIELDS.fullmatch(error.metadata.get("field", ""))
         return _as_typed(error.message) if about_names else error.message
     violations = [f"{path}: {problem}" for path, problem in error.metadata.items()]

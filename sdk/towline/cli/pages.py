@@ -98,7 +98,7 @@ def run(run: runs_pb2.Run, holder: fleet_pb2.Agent | None = None) -> Table:
         ("run", short(run.name)),
         ("name", run.display_name),
         ("state", state),
-        ("silent", _silence(holder, now) if holder else ""),
+        ("silent", _silence(run, holder, now) if holder else ""),
         ("job", short(run.job_version)),
         ("queue", short(run.queue)),
         ("priority", words.lower(runs_pb2.Priority.Name(run.priority), "PRIORITY_")),
@@ -125,9 +125,10 @@ def run(run: runs_pb2.Run, holder: fleet_pb2.Agent | None = None) -> Table:
     return facts(rows)
 
 
-def _silence(holder: fleet_pb2.Agent, now: datetime) -> str:
+def _silence(run: runs_pb2.Run, holder: fleet_pb2.Agent, now: datetime) -> str:
     since = f"since {words.moment(holder.last_seen_time)}, {words.ago(holder.last_seen_time, now)} ago"
-    return f"{since}; the run goes to another agent when its queue's lost_after is over"
+    fate = "is cancelled" if run.cancel_requested else "goes to another agent"
+    return f"{since}; the run {fate} when its queue's lost_after is over"
 
 
 def _attempts(run: runs_pb2.Run, phases: Sequence[words.Phases]) -> Table:
@@ -167,8 +168,11 @@ def _attempt(run: runs_pb2.Run, attempt: runs_pb2.Attempt, phases: words.Phases)
 
 def _outcome(attempt: runs_pb2.Attempt) -> str:
     """Write how an attempt ended; "" while it goes on."""
-    outcome = words.lower(runs_pb2.AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
-    return outcome if attempt.outcome else ""
+    if not attempt.outcome:
+        return ""
+    if attempt.failure.cause == runs_pb2.FAILURE_CAUSE_PREEMPTED:  # it FAILED, for the protocol
+        return "preempted"
+    return words.lower(runs_pb2.AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
 
 
 def _image(attempt: runs_pb2.Attempt) -> str:
@@ -244,6 +248,8 @@ def draining(agent: fleet_pb2.Agent) -> str:
     """Write what an agent that drains waits for."""
     count = f"{len(agent.runs)} run{'' if len(agent.runs) == 1 else 's'}"
     line = f"{short(agent.name)} drains; it leaves after {count}"
+    if agent.state == fleet_pb2.AGENT_STATE_DISCONNECTED:
+        line = f"{short(agent.name)} is not connected; it drains when it is back, unless it was started anew"
     if agent.HasField("drain_deadline"):
         return f"{line}, and preempts those left at {words.moment(agent.drain_deadline)}"
     return line

@@ -12,10 +12,11 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 
-from towline import names
-from towline.cli import durations, yaml_files
+from towline import durations, names
+from towline.cli import yaml_files
+from towline.client.policies import CAUSES
 from towline.errors import InvalidArgument
-from towline.v1 import queues_pb2
+from towline.v1 import queues_pb2, runs_pb2
 
 __all__ = ["read", "written"]
 
@@ -90,7 +91,9 @@ def _enum_value(word: str, kind: EnumDescriptor, path: str) -> str:
     if word in kind.values_by_name:
         return word
     if word.lower() not in values:
-        raise ValueError(f"{path}: {word!r} is none of {', '.join(values)}")
+        # A cause stands here for what may be tried again: a run that was cancelled is not.
+        offered = CAUSES if kind is runs_pb2.FailureCause.DESCRIPTOR else values
+        raise ValueError(f"{path}: {word!r} is none of {', '.join(offered)}")
     return values[word.lower()]
 
 

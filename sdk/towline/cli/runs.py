@@ -134,7 +134,7 @@ def cancel(
 
     Names runs, or with options all that match and have not ended; on a terminal it asks before those.
     """
-    from towline.cli import cancelling
+    from towline.cli import stopping
     from towline.cli.selection import Selection
 
     selection = Selection(queue, job, state or (), author, label or ())
@@ -144,26 +144,27 @@ def cancel(
             "RUN", "name runs, or say which with --queue, --job, … or --all: not both"
         )
     if by_options:
-        cancelling.selected(selection, yes=yes, as_json=json)
+        stopping.cancel_selected(selection, yes=yes, as_json=json)
     else:
-        cancelling.named(runs or (), as_json=json)
+        stopping.cancel(runs or (), as_json=json)
 
 
 @app.command()
-def preempt(run: options.RunName, json: options.Json = False) -> None:
-    """Have a run make room: it is stopped so that it can save its work, and waits again at its old place.
+def preempt(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="Ids of runs.", autocompletion=completion.runs),
+    ],
+    json: options.Json = False,
+) -> None:
+    """Have runs stopped so that they can save their work, and wait again at their old places.
 
-    None of its retries is spent. Only a run that an agent holds can be preempted.
+    Runs of a higher priority go first then, and older ones of the same; later ones do not. None of their
+    retries is spent. Only a run that an agent holds can be preempted.
     """
-    from towline.cli import words
-    from towline.names import short
+    from towline.cli import stopping
 
-    with connect() as client:
-        found = client.runs.preempt(run)
-    if json:
-        output.message(found)
-    else:
-        output.text(f"{short(found.name)} {words.state(found)}")
+    stopping.preempt(runs, as_json=json)
 
 
 @app.command()

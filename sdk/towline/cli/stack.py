@@ -4,7 +4,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -29,7 +29,7 @@ def up(
         bool, typer.Option("--detach", "-d", help="Go to the background once all is up.")
     ] = False,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Start all of Towline on this machine.
 
     PostgreSQL, registry, queue and one agent, each its own process; Ctrl-C ends them in order.
@@ -43,17 +43,22 @@ def up(
         from towline.embedded import detached
 
         _welcome(layout, detached.start(layout, report), as_json=json, detached=True)
-        return
+        return ExitCode.OK
 
     import asyncio
 
     from towline.embedded.supervisor import supervise
 
+    was_up = False
+
     def ready(summary: "Summary") -> None:
+        nonlocal was_up
+        was_up = True
         with suppress(output.ReaderGone, OSError):
             _welcome(layout, summary, as_json=json, detached=False)
 
     asyncio.run(supervise(layout, report, ready))
+    return ExitCode.OK if was_up else ExitCode.INTERRUPTED
 
 
 def _check_extras() -> None:
@@ -70,7 +75,8 @@ def _check_extras() -> None:
 def down(data_dir: options.DataDir = None, json: options.Json = False) -> None:
     """End what `towline up` has started.
 
-    Works after a crash of it, too. Containers of runs go on; the next `up` takes them on again.
+    Works after a crash of it, too. Containers of runs go on, and it says until when `towline up` can take
+    them up again; else they are stopped.
     """
     import asyncio
 
@@ -97,10 +103,11 @@ def status(data_dir: options.DataDir = None, json: options.Json = False) -> int:
     alive = state.leftovers() | (
         {"supervisor": state.supervisor} if state.supervisor and state.supervisor.alive() else {}
     )
-    found = {
+    found: dict[str, dict[str, Any]] = {
         name: {
             "pid": alive[name].pid if name in alive else None,
             "address": state.addresses.get(name) if name in alive else None,
+            "drained": name in state.drained and name not in alive,
         }
         for name in ("supervisor", "postgres", *services.SERVICES)
     }
@@ -110,7 +117,10 @@ def status(data_dir: options.DataDir = None, json: options.Json = False) -> int:
     else:
         output.table(
             ("PROCESS", "PID", "ADDRESS"),
-            ((name, str(facts["pid"] or "-"), str(facts["address"] or "")) for name, facts in found.items()),
+            (
+                (name, str(facts["pid"] or "-"), _DRAINED if facts["drained"] else facts["address"] or "")
+                for name, facts in found.items()
+            ),
         )
     return ExitCode.OK if complete else ExitCode.UNAVAILABLE
 
@@ -127,6 +137,7 @@ def _reporter(*, as_json: bool) -> "Callable[[Event], None]":
     return report
 
 
+_DRAINED: Final = "drained; `towline down && towline up` starts it again"
 _MARKS = {"up": ("✓", "32"), "ended": ("!", "33"), "left": ("-", "33"), "stopped": ("✓", "2")}
 
 

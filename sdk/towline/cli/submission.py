@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from towline.cli import durations, enums, values, yaml_files
+from towline import durations
+from towline.cli import enums, values, yaml_files
 from towline.client import retry_policy, time_limits
 from towline.errors import InvalidArgument
 from towline.v1 import runs_pb2

@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from towline.cli import durations
+from towline import durations
 from towline.v1 import runs_pb2
 
 __all__ = [

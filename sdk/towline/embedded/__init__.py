@@ -12,6 +12,7 @@
     summary         what there is to say once all are up
     supervisor      the life of it all
     leftovers       after a crash, and `towline down`
+    going_on        runs whose containers go on without an agent
     detached        the supervisor in the background
 
 The supervisor works on Linux: it reads /proc.

@@ -6,6 +6,7 @@ from signal import SIGKILL, SIGTERM
 from typing import Final
 
 from towline.embedded import postgres, services
+from towline.embedded.going_on import going_on
 from towline.embedded.layout import Layout
 from towline.embedded.processes import end as end_process
 from towline.embedded.processes import until
@@ -56,6 +57,8 @@ async def down(layout: Layout, report: Report) -> bool:
         state = StateFile(layout.state)
         left = await end_leftovers(layout, state, report, asyncio.Event())
         state.supervised_by(None)
+    if (ran or left) and (event := going_on(layout)):
+        report(event)
     return ran or left
 
 

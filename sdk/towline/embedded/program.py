@@ -118,7 +118,9 @@ class Supervised:
             if self._process and not problem:
                 code = await self._process.wait()
                 if code == 0 and self._program.may_leave:
-                    self._report(Event(self._program.name, "left", "drained; the next `up` starts it again"))
+                    self._state.left(self._program.name)
+                    again = "drained; `towline down` and `towline up` start it again"
+                    self._report(Event(self._program.name, "left", again))
                     return
                 problem = _manner(code)
             failures = 0 if loop.time() - since > _STABLE_S else failures + 1

@@ -22,6 +22,8 @@ class State:
     supervisor: ProcessId | None = None
     processes: dict[str, ProcessId] = field(default_factory=dict)
     """By name: "postgres", "registry", "queue", "agent"."""
+    drained: tuple[str, ...] = ()
+    """Names of those that have left as they were asked to, and stay away until the next start."""
     addresses: dict[str, str] = field(default_factory=dict)
     """ "host:port" by service; kept after the end, so that the next start takes the same ports."""
 
@@ -44,7 +46,13 @@ class StateFile:
 
     def started(self, name: str, process: ProcessId) -> None:
         """Record a process."""
-        self._write(replace(self._state, processes=self._state.processes | {name: process}))
+        drained = tuple(other for other in self._state.drained if other != name)
+        processes = self._state.processes | {name: process}
+        self._write(replace(self._state, processes=processes, drained=drained))
+
+    def left(self, name: str) -> None:
+        """Record that a process was drained and has left."""
+        self._write(replace(self._state, drained=(*self._state.drained, name)))
 
     def ended(self, name: str) -> None:
         """Forget a process."""
@@ -56,8 +64,8 @@ class StateFile:
         self._write(replace(self._state, addresses=addresses))
 
     def supervised_by(self, supervisor: ProcessId | None) -> None:
-        """Record who looks after the processes."""
-        self._write(replace(self._state, supervisor=supervisor))
+        """Record who looks after the processes; each starts all, whoever was drained before."""
+        self._write(replace(self._state, supervisor=supervisor, drained=()))
 
     def _write(self, state: State) -> None:
         self._state = state
@@ -74,6 +82,7 @@ def _read(path: Path) -> State:
         return State(
             supervisor=ProcessId(**supervisor) if supervisor else None,
             processes={name: ProcessId(**process) for name, process in content["processes"].items()},
+            drained=tuple(content.get("drained", ())),
             addresses=addresses,
         )
     except FileNotFoundError:

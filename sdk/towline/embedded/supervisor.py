@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from towline.embedded import default_queue, services
+from towline.embedded.going_on import going_on
 from towline.embedded.layout import Layout
 from towline.embedded.leftovers import end_leftovers
 from towline.embedded.postgres import Postgres
@@ -52,6 +53,8 @@ async def supervise(layout: Layout, report: Report, ready: Callable[[Summary], N
                 layout.endpoints.unlink(missing_ok=True)
                 await house.end(signals.hurry)
                 state.supervised_by(None)
+                if event := going_on(layout):
+                    report(event)
 
 
 def already_running(layout: Layout) -> FailedPrecondition:
@@ -61,6 +64,7 @@ def already_running(layout: Layout) -> FailedPrecondition:
     where = ", ".join(f"{name} {address}" for name, address in state.addresses.items())
     return FailedPrecondition(
         f"towline is already up in {layout.root} (pid {pid}; {where or 'starting'}); "
+        f"{''.join(f'its {name} was drained and has left; ' for name in state.drained)}"
         f"end it with `towline down --data-dir {layout.root}`",
         reason="ALREADY_RUNNING",
         metadata={"pid": pid, **state.addresses},

@@ -166,7 +166,9 @@ Global___TemplateVariable: _TypeAlias = TemplateVariable  # noqa: Y015
 
 @_typing.final
 class LeasePolicy(_message.Message):
-    """LeasePolicy times the life of leases. Server defaults in brackets."""
+    """LeasePolicy times the life of leases. Server defaults in brackets; bounds are checked when a queue is made or
+    changed. Each is more than the one before: heartbeat_interval, disconnected_after, lost_after.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -179,21 +181,21 @@ class LeasePolicy(_message.Message):
     """Signal that asks a program to stop, one of SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 [SIGTERM]."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """How often agents say they are there [5 s]."""
+        """How often agents say they are there [5 s]; 0.1 s or more. The shortest of all its queues holds for an agent."""
 
     @_builtins.property
     def disconnected_after(self) -> _duration_pb2.Duration:
-        """Silence after which a session gets no grants and its runs show UNREACHABLE [30 s]."""
+        """Silence after which a session gets no grants and its runs show UNREACHABLE [30 s]; 0.3 s or more."""
 
     @_builtins.property
     def lost_after(self) -> _duration_pb2.Duration:
-        """Silence after which a run is given to another agent [120 s]; may be hours. At least twice the
-        heartbeat_interval, for an agent stops what it could not renew for three quarters of it.
+        """Silence after which a run is given to another agent [120 s]; 1 s or more, may be hours. At least twice
+        the heartbeat_interval, for an agent stops what it could not renew for three quarters of it.
         """
 
     @_builtins.property
     def stop_grace(self) -> _duration_pb2.Duration:
-        """Time between the stop signal and SIGKILL when a run is stopped [15 s]."""
+        """Time between the stop signal and SIGKILL when a run is stopped [15 s]; at most 1 h."""
 
     def __init__(
         self,

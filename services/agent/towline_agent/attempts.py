@@ -55,7 +55,9 @@ class Attempt:
         self.killing = asyncio.Event()
         """Set when SIGKILL is due."""
         self.permitted = asyncio.Event()
-        """Set when the container may be started."""
+        """Set when the container may be started, as far as the queue service is concerned."""
+        self.begin_kept = asyncio.Event()
+        """Set when it is on disk that the container may have been started."""
         self.exit_kept = asyncio.Event()
         """Set when the journal has the exit, or cannot take it."""
         self.dropped = asyncio.Event()
@@ -94,9 +96,17 @@ class Attempt:
         """Report that image and container are being made."""
         self._book.prepared(self.lease.key)
 
-    def starts(self) -> bool:
-        """Tell whether its container may be started now; False: an order to stop is there or on its way."""
-        return self._book.starts(self.lease.key, boottime())
+    async def starts(self) -> bool:
+        """Note on disk that it has begun, and tell whether its container may be started now.
+
+        False: an order to stop is there or on its way.
+        """
+        await self.permitted.wait()
+        if not (effects := self._book.starts(self.lease.key, boottime())):
+            return False
+        self._apply(effects)
+        await self.begin_kept.wait()
+        return bool(self._book.starts(self.lease.key, boottime()))
 
     def started(self, container_id: str, at: float) -> None:
         """Report that its container was started, at a moment of the clock of leases."""

@@ -28,7 +28,7 @@ class DeadlineKeeper:
         self._file = file
         self._book = book
         self._changed = Signal()
-        self._waiting: list[Attempt] = []
+        self._waiting: list[asyncio.Event] = []
         self._version = 0
         self._written = 0
         self._wrote = Signal()
@@ -45,8 +45,14 @@ class DeadlineKeeper:
 
         Before, nobody would end it if this process died.
         """
-        self._waiting.append(attempt)
-        self.changed()
+        self._keep(attempt.permitted)
+
+    def begin(self, attempt: Attempt) -> None:
+        """Let an attempt's container start once the file says that it has begun.
+
+        Before, an agent that finds no container after this process died would make another one.
+        """
+        self._keep(attempt.begin_kept)
 
     async def run(self) -> None:
         """Write until cancelled; what cannot be written is tried again."""
@@ -54,7 +60,7 @@ class DeadlineKeeper:
         while True:
             await self._changed.wait()
             version = self._version
-            permitted, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, []
             entries = [_entry(lease) for lease in self._book.leases if lease.at_risk]
             try:
                 await asyncio.to_thread(self._file.write, entries)
@@ -62,20 +68,25 @@ class DeadlineKeeper:
                 if not failing:
                     _log.error("deadlines cannot be written, no container is started: %s", error)
                 failing = True
-                self._waiting = permitted + self._waiting
+                self._waiting = waiting + self._waiting
                 await asyncio.sleep(_TRY_AGAIN_S)
                 self._changed.set()
             else:
                 failing = False
                 self._written = version
                 self._wrote.set()
-                for attempt in permitted:
-                    attempt.permitted.set()
+                for kept in waiting:
+                    kept.set()
 
     async def settled(self) -> None:
         """Wait until the file says what the book says."""
         while self._written != self._version:
             await self._wrote.wait()
+
+    def _keep(self, kept: asyncio.Event) -> None:
+        """Have an event set when the file says what the book says now."""
+        self._waiting.append(kept)
+        self.changed()
 
 
 def _entry(lease: Lease) -> Deadline:
@@ -91,4 +102,5 @@ def _entry(lease: Lease) -> Deadline:
         kill_at=max(0.0, window.kill_at),
         reason=window.reason.word,
         container_id=lease.container_id,
+        begun=lease.begun,
     )

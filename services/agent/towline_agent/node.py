@@ -13,6 +13,7 @@ from typing import Final
 from towline.v1 import leases_pb2
 from towline_agent.attempts import Attempt, Signal
 from towline_agent.core.effects import (
+    Begin,
     Clean,
     DeadlinesChanged,
     Effect,
@@ -87,6 +88,7 @@ class Node:
                 window=_window(found) if found else None,
                 started_at=record.started_at,
                 signalled=record.signalled,
+                begun=found is None or found.begun,
             )
             self.apply(self.book.restored(kept, boottime()))
         if records:
@@ -135,8 +137,10 @@ class Node:
                 self._group.create_task(self._execute(attempt), name=attempt.spec.run)
             case Permit(key):
                 self._parts.deadlines.permit(self._attempt(key))
+            case Begin(key):
+                self._parts.deadlines.begin(self._attempt(key))
             case StopContainer(key, stop):
-                _log.info("%s (epoch %d) is stopped: %s", self._run(key), key[1], stop.reason.word)
+                _log.info("%s (epoch %d) is to stop: %s", self._run(key), key[1], stop.reason.word)
                 self._attempt(key).order_stop()
             case Kill(key):
                 self._attempt(key).killing.set()

@@ -1,7 +1,7 @@
 """One attempt, from its grant to its result.
 
 An attempt that begins anew and one that a restarted agent finds on its engine take the same way:
-the first step looks for the attempt's container, and makes it where there is none.
+the first step looks for the attempt's container, and makes it where there never was one.
 """
 
 import asyncio
@@ -144,7 +144,9 @@ class Runner:
         await self.remove(attempt)
         ended = attempt.lease.exit
         if ended is None:
-            return _judge(attempt)
+            result = _judge(attempt)
+            result.log_size = await self._output_log(attempt).position() if attempt.lease.begun else 0
+            return result
         problem = "The run's container was removed from the engine before its outputs were kept."
         writer = self._output_log(attempt)
         delivered = await writer.position()
@@ -169,7 +171,8 @@ class Runner:
     async def _container(self, attempt: Attempt) -> ContainerId | leases_pb2.AttemptResult | None:
         """Return the attempt's started container, found or made.
 
-        Or the result if there can be none, or None if it has ended before and is gone.
+        Or the result if there can be none, or None if it may have been started before and is gone: made
+        again, its program would be executed twice.
         """
         while True:
             await self._tools.health.wait_ready()
@@ -178,6 +181,8 @@ class Runner:
             if attempt.lease.exit is not None:
                 return None
             try:
+                if attempt.lease.begun:
+                    return await self._begin_again(attempt)
                 return await self._make(attempt)
             except Unavailable as error:
                 _log.warning("%s waits: %s", attempt.spec.run, error)
@@ -213,12 +218,26 @@ class Runner:
         try:
             container = await self._create(containers.container_name(spec.run, attempt.grant.epoch), config)
             await engine.put_archive(container, "/towline", tars.stream(payload(spec)))
-            await attempt.permitted.wait()
-            if not attempt.starts():
-                await asyncio.Event().wait()  # the order to stop ends this; on its wake it could still start
-            await engine.start(container)
         except (InvalidArgument, NotFound, Internal) as error:
             return failures.from_start_error(error.message, containers.command_line(spec))
+        return await self._start(attempt, container)
+
+    async def _begin_again(self, attempt: Attempt) -> ContainerId | leases_pb2.AttemptResult | None:
+        """Start the container that was made to be started and was not; None: it is gone."""
+        found = await self._inspect(containers.container_name(attempt.spec.run, attempt.grant.epoch))
+        if found is not None and found.state is ContainerState.CREATED:
+            return await self._start(attempt, found.id)
+        return await self._found(attempt)
+
+    async def _start(
+        self, attempt: Attempt, container: ContainerId
+    ) -> ContainerId | leases_pb2.AttemptResult:
+        if not await attempt.starts():
+            await asyncio.Event().wait()  # the order to stop ends this; on its wake it could still start
+        try:
+            await self._tools.engine.start(container)
+        except (InvalidArgument, NotFound, Internal) as error:
+            return failures.from_start_error(error.message, containers.command_line(attempt.spec))
         attempt.started(container, boottime())
         attempt.tell("running")
         return container

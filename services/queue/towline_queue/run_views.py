@@ -60,7 +60,8 @@ def _detail(record: RunRecord, about: Mapping[str, QueueFacts], ahead: int | Non
         due=record.due_time,
         expires=record.expire_time,
     )
-    return "; ".join(filter(None, [record.state_detail, why]))
+    # What is kept may be a sentence, such as an agent's message.
+    return "; ".join(filter(None, [record.state_detail.rstrip("."), why]))
 
 
 def _message(record: RunRecord, detail: str) -> runs_pb2.Run:

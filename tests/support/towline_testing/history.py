@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,8 @@ class Kind(StrEnum):
     DOUBLE_LEASE = "run leased twice"
     GPU = "GPU granted twice"
     OVERLAP = "overlapping containers"
+    AGAIN = "attempt executed again"
+    """A second container of one attempt was started."""
     AFTER_END = "something after the end"
     CANCEL = "granted after cancel"
 
@@ -179,7 +181,7 @@ def violations(history: History, *, all_ended: bool = False) -> list[Violation]:
     """
     found: list[Violation] = []
     for run, events in history.by_run().items():
-        for check in (_kept, _ends_once, _epochs_rise, _fenced, _overlap_free, _still_after_end, _cancelled):
+        for check in _OF_A_RUN:
             found.extend(check(run, events))
     if all_ended:
         over = {event.run for event in history.events if isinstance(event, RunEnded)}
@@ -265,6 +267,15 @@ def _overlap_free(run: str, events: list[Event]) -> Iterator[Violation]:
             )
 
 
+def _executed_once(run: str, events: list[Event]) -> Iterator[Violation]:
+    """An attempt is executed by one container, whatever became of it."""
+    first: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, Started) and first.setdefault(event.epoch, event.container) != event.container:
+            what = f"{run}: {event.container} was started for epoch {event.epoch}"
+            yield Violation(Kind.AGAIN, f"{what} after {first[event.epoch]}")
+
+
 def _still_after_end(run: str, events: list[Event]) -> Iterator[Violation]:
     """Nothing happens to a run that has ended, but that its container dies and its lease goes."""
     ended = False
@@ -281,6 +292,18 @@ def _cancelled(run: str, events: list[Event]) -> Iterator[Violation]:
         asked |= isinstance(event, CancelAcknowledged)
         if asked and isinstance(event, Granted):
             yield Violation(Kind.CANCEL, f"{run} was granted as {event.epoch} after its cancel")
+
+
+_OF_A_RUN: Final = (
+    _kept,
+    _ends_once,
+    _epochs_rise,
+    _fenced,
+    _overlap_free,
+    _executed_once,
+    _still_after_end,
+    _cancelled,
+)
 
 
 def _gpus_exclusive(events: Iterable[Event]) -> Iterator[Violation]:

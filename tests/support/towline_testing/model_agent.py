@@ -70,6 +70,9 @@ class Agent(Process):
         self._session_id = ""
         self._permitted: set[Key] = set()
         self._waiting: list[Key] = []
+        self._began: set[Key] = set()
+        self._noting: list[Key] = []
+        self._noted: set[Key] = set()
         self._ready: set[Key] = set()
         self._concluded: set[Key] = set()
         self._cleaned: set[Key] = set()
@@ -227,6 +230,9 @@ class Agent(Process):
             case do.Permit(key):
                 self._waiting.append(key)
                 self._write_deadlines()
+            case do.Begin(key):
+                self._noting.append(key)
+                self._write_deadlines()
             case do.StopContainer(key, stop):
                 self._stop(key, stop.grace.total_seconds())
             case do.Kill(key):
@@ -274,7 +280,9 @@ class Agent(Process):
             return
         permitted, self._waiting = self._waiting, []
         self._permitted.update(permitted)
-        for key in permitted:
+        noted, self._noting = self._noting, []
+        self._noted.update(noted)
+        for key in [*permitted, *noted]:
             self.later(0.0, lambda key=key: self._attend(key))  # type: ignore[misc] # mypy cannot infer a lambda with a default
 
     # Attempts
@@ -301,7 +309,7 @@ class Agent(Process):
 
     def _make(self, lease: Lease) -> None:
         key = lease.key
-        if lease.exit is not None or lease.stop is not None:
+        if lease.exit is not None or lease.stop is not None or (lease.begun and key not in self._began):
             self._conclude(lease)
         elif key not in self._ready:
             self._ready.add(key)
@@ -310,7 +318,17 @@ class Agent(Process):
             delay = self._chance.choice(self.node.conditions.images)
             self.later(delay, lambda: self._prepared(key))
             self._plan()
-        elif key in self._permitted and key in self._cleaned and self.book.starts(key, self._now()):
+        elif key in self._permitted and key in self._cleaned:
+            self._start(lease)
+
+    def _start(self, lease: Lease) -> None:
+        """Start a container, once it is on disk that one may have been started."""
+        key = lease.key
+        effects = self.book.starts(key, self._now())
+        if effects and key not in self._began:
+            self._began.add(key)
+            self.apply(effects)
+        elif effects and key in self._noted:
             container = self.node.start(key, lease.spec.run)
             self.apply(self.book.started(key, container.id, container.started_at))
             self.book.told(key, "running")
@@ -390,4 +408,5 @@ def _deadline(lease: Lease) -> Deadline:
         kill_at=max(0.0, window.kill_at),
         reason=window.reason.word,
         container_id=lease.container_id,
+        begun=lease.begun,
     )

@@ -164,6 +164,7 @@ class Node:
                     else None,
                     started_at=self._moment(*record.started) if record.started else None,
                     signalled=signalled,
+                    begun=window is None or window.begun,
                 )
             )
         return found

@@ -54,6 +54,8 @@ class Deadline:
     """Why, such as "LEASE_EXPIRED" or "TIMEOUT"."""
     container_id: str = ""
     """The container's id once it has been started; empty: not known yet."""
+    begun: bool = False
+    """Whether the engine may have been asked to start the container; written before it is."""
 
     @property
     def key(self) -> str:
@@ -170,6 +172,8 @@ def _deadline(entry: object) -> Deadline:
         kill_at=_moment(entry, "kill_at"),
         reason=_text(entry, "reason"),
         container_id=_text({"container_id": ""} | entry, "container_id"),
+        # Who does not say it, such as another version, may have asked.
+        begun=entry.get("begun") is not False,
     )
     # They become parts of paths.
     for word in (deadline.container, deadline.key, deadline.container_id or deadline.container):

@@ -8,6 +8,7 @@ from towline_agent.core.lease import Key
 from towline_agent.core.stops import Exit, Stop
 
 __all__ = [
+    "Begin",
     "Clean",
     "DeadlinesChanged",
     "Effect",
@@ -35,7 +36,8 @@ class KeepGrant:
 class Execute:
     """Bring the attempt to a result: find its container, or make it; then `ended`.
 
-    A container is started only after Permit. `started` and `exited` tell of it meanwhile.
+    A container is started only after Permit, and once `starts` says so after Begin. One that had begun and
+    is gone is never made again. `started` and `exited` tell of it meanwhile.
     """
 
     key: Key
@@ -44,6 +46,13 @@ class Execute:
 @dataclass(frozen=True)
 class Permit:
     """The attempt's container may be started, once the deadlines on disk cover it."""
+
+    key: Key
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Ask `starts` again once the deadlines on disk say that the attempt has begun."""
 
     key: Key
 
@@ -117,6 +126,7 @@ Effect = (
     KeepGrant
     | Execute
     | Permit
+    | Begin
     | StopContainer
     | Kill
     | KeepStart

@@ -37,7 +37,9 @@ class Lease:
     permitted: bool = False
     """Whether its container may be started: the queue service has acknowledged that the grant was taken."""
     begun: bool = False
-    """Whether its container may have been started, by an earlier start of the agent if not by this one."""
+    """Whether its container may have been started, by an earlier start of the agent if not by this one.
+
+    It is on disk before the engine is asked: a container that is gone then is never made again."""
     executing: bool = False
     """Whether something is at work on it."""
     container_id: str = ""

@@ -13,6 +13,7 @@ from towline.v1 import leases_pb2, runs_pb2
 from towline_agent.core import orders
 from towline_agent.core.capacity import Capacity, Credits
 from towline_agent.core.effects import (
+    Begin,
     Clean,
     DeadlinesChanged,
     Effect,
@@ -154,16 +155,18 @@ class LeaseBook(Holdings):
         if lease := self._leases.get(key):
             lease.image = (outcome, image_id)
 
-    def starts(self, key: Key, now: float) -> bool:
-        """Tell whether its container may be started now; if so, the lease cannot be given back any more.
+    def starts(self, key: Key, now: float) -> list[Effect]:
+        """Return what has to be done before its container is started; nothing: it may not be started.
 
-        Where it may not, an order to stop is there or on its way.
+        From now on the attempt has begun and its lease cannot be given back. The caller asks again when the
+        effects are carried out, as that takes time. Where nothing is returned, an order to stop is there or
+        on its way.
         """
         lease = self._leases.get(key)
         if lease is None or not works(lease.phase) or lease.stop is not None or now >= lease.stop_at:
-            return False
+            return []
         lease.begun = True
-        return True
+        return [Begin(key)]
 
     def told(self, key: Key, detail: str) -> None:
         """Note for people what the attempt does now."""

@@ -30,11 +30,14 @@ class Restored:
     started_at: float | None = None
     """When its container was started; minus infinity: before this boot."""
     signalled: Signalled | None = None
+    begun: bool = True
+    """Whether its container may have been started."""
 
 
 def restore(kept: Restored, now: float) -> tuple[Lease, list[Effect]]:
     """Take up a lease of an earlier start: its time goes on as it was, and what nobody knows is over."""
-    lease = Lease(kept.grant, renewed_at=now, phase=Phase.LEASED, answered=True, begun=True)
+    lease = Lease(kept.grant, renewed_at=now, phase=Phase.LEASED, answered=True)
+    lease.begun = kept.begun or kept.started_at is not None
     if kept.finish is not None:
         lease.finish, lease.finish_kept = kept.finish, True
         lease.advance(Step.FINISH)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import Final
 
+from towline.durations import written
 from towline.v1 import leases_pb2, runs_pb2
 from towline_agent.core import failures
 
@@ -108,14 +109,14 @@ def stopped_result(
         case StopReason.TIMEOUT:
             result = failures.failed(
                 runs_pb2.FAILURE_CAUSE_TIMEOUT,
-                f"The run was stopped because it ran for longer than its limit of {_words(limits)} "
+                f"The run was stopped because it ran for longer than its limit of {written(limits.max_runtime.ToTimedelta())} "
                 "(limits.max_runtime); submit it with a longer one, or let it save its work and go on "
                 "from there.",
             )
         case StopReason.PREEMPTED:
             result = failures.failed(
                 runs_pb2.FAILURE_CAUSE_PREEMPTED,
-                "The run was stopped to be queued again; somebody preempted it.",
+                "The run was stopped to be queued again: it was preempted.",
             )
         case StopReason.EXPIRED:
             result = failures.failed(
@@ -127,7 +128,3 @@ def stopped_result(
         result.exit_code = exit_code
         result.failure.exit_code = exit_code
     return result
-
-
-def _words(limits: runs_pb2.TimeLimits) -> str:
-    return str(limits.max_runtime.ToTimedelta())

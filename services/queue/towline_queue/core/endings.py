@@ -92,7 +92,7 @@ def after_failure(failure: runs_pb2.Failure, past: Past, chance: float) -> Endin
         return Ending(move, failure=CANCELLED)
     after = f"after {cause_name(cause)}"
     if isinstance(decision, GiveUp):
-        detail = f"Given up {after}: it was tried again {used} times" if used else ""
+        detail = f"Given up {after}: it was tried again {_times(used)}" if used else ""
         if is_lost:
             return Ending(transitions.GIVE_UP_LOST, detail, _lost_too_often(failure, past.alike))
         return Ending(transitions.FINISH_FAILED, detail, failure.SerializeToString())
@@ -112,11 +112,15 @@ def _lost_too_often(last: runs_pb2.Failure, alike: Sequence[tuple[int, str]]) ->
     failure = runs_pb2.Failure()
     failure.CopyFrom(last)
     failure.message = (
-        f"Lost with its agent {len(alike)} times, the most that its retry policy allows: {more}{named}. "
+        f"Lost with its agent {_times(len(alike))}, the most that its retry policy allows: {more}{named}. "
         "See whether the run takes its node down, or raise the budget for NODE_LOST. "
         f"Last: {_short(last.message)}"
     )
     return failure.SerializeToString()
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _short(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 __all__ = ["MOST_COUNTED", "AgentFacts", "QueueFacts", "explain_waiting"]
@@ -64,7 +64,7 @@ def explain_waiting(
 
 
 def _moment(time: datetime) -> str:
-    return time.isoformat(timespec="seconds")
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _constraint(facts: QueueFacts, gpus: int) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from towline.durations import written
 from towline.errors import InvalidArgument
 from towline.v1 import queues_pb2
 from towline_queue.core.durations import read_duration
@@ -12,6 +13,14 @@ from towline_queue.core.durations import read_duration
 __all__ = ["DEFAULT", "LeasePolicy", "check_policy", "outlasts", "policy_of", "strictest"]
 
 _LONGEST: Final = timedelta(days=30)
+# One session speaks for all the queues of an agent, by the shortest times among them: one queue that asks for
+# less would have the agent do nothing but heartbeats, or count as silent, for all the others too.
+_LEAST: Final = {
+    "heartbeat_interval": timedelta(milliseconds=100),
+    "disconnected_after": timedelta(milliseconds=300),
+    "lost_after": timedelta(seconds=1),
+}
+_LONGEST_GRACE: Final = timedelta(hours=1)
 _STOP_SIGNALS: Final = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
@@ -66,15 +75,27 @@ def check_policy(message: queues_pb2.LeasePolicy, field: str = "spec.lease_polic
     """Check a policy that a queue is to have from now on.
 
     Raises:
-        InvalidArgument: See `policy_of`; or heartbeats come so seldom that an agent, which stops its
-            containers after three quarters of `lost_after`, would stop them between two of them.
+        InvalidArgument: See `policy_of`; or heartbeat_interval is under 0.1 s, disconnected_after under
+            0.3 s, lost_after under 1 s or stop_grace over 1 h; or heartbeats come so seldom that an agent,
+            which stops its containers after three quarters of `lost_after`, would stop them between two of
+            them.
     """
     policy = policy_of(message, field)
+    for name, least in _LEAST.items():
+        span = getattr(policy, name)
+        if span < least:
+            raise InvalidArgument.field(
+                f"{field}.{name}", f"is {written(span)}; give {written(least)} or more"
+            )
+    if policy.stop_grace > _LONGEST_GRACE:
+        raise InvalidArgument.field(
+            f"{field}.stop_grace", f"is {written(policy.stop_grace)}; give at most {written(_LONGEST_GRACE)}"
+        )
     if not outlasts(policy.lost_after, policy.heartbeat_interval):
         raise InvalidArgument.field(
             f"{field}.lost_after",
-            f"{policy.lost_after.total_seconds():g} s must be at least twice heartbeat_interval "
-            f"({policy.heartbeat_interval.total_seconds():g} s), for a lease must outlast a late heartbeat",
+            f"{written(policy.lost_after)} must be at least twice heartbeat_interval "
+            f"({written(policy.heartbeat_interval)}), for a lease must outlast a late heartbeat",
         )
 
 
@@ -88,7 +109,7 @@ def _ordered(policy: LeasePolicy, field: str, shorter: str, longer: str) -> None
     if not low < high:
         raise InvalidArgument.field(
             f"{field}.{longer}",
-            f"{high.total_seconds():g} s must be more than {shorter} ({low.total_seconds():g} s)",
+            f"{written(high)} must be more than {shorter} ({written(low)})",
         )
 
 

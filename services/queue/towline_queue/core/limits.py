@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
+from towline.durations import written
 from towline.errors import InvalidArgument
 from towline.v1 import runs_pb2
 from towline_queue.core.durations import read_duration
@@ -47,12 +48,15 @@ def limits_of(
         if name in allowed and wanted > allowed[name]:
             raise InvalidArgument.field(
                 f"{field}.{name}",
-                f"is {wanted.total_seconds():g} s; the queue allows {allowed[name].total_seconds():g} s, "
-                "give at most that",
+                f"is {written(wanted)}; the queue allows {written(allowed[name])}, give at most that",
             )
     limits = runs_pb2.TimeLimits()
-    limits.CopyFrom(queue)
-    limits.MergeFrom(submission)
+    # Not MergeFrom: it goes into a Duration, and would add a submission's 0.5 s to a queue's hour.
+    for part in (queue, submission):
+        if part.HasField("max_wait"):
+            limits.max_wait.CopyFrom(part.max_wait)
+        if part.HasField("max_runtime"):
+            limits.max_runtime.CopyFrom(part.max_runtime)
     return limits
 
 

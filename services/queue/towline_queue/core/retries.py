@@ -4,11 +4,12 @@ A run's policy is fixed when it is submitted. Retries are counted over the run's
 cause, so that a lost node never eats what the user gave for failures of the program.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal
 
+from towline.durations import written
 from towline.errors import InvalidArgument
 from towline.v1 import runs_pb2
 from towline_queue.core.durations import LONGEST, read_duration
@@ -98,23 +99,20 @@ def policy_of(
             never tried again, or the first wait is longer than the longest; it names the field.
     """
     _check_budgets(submission, field)
-    merged = runs_pb2.RetryPolicy()
-    merged.CopyFrom(queue)
-    del merged.budgets[:]
-    merged.MergeFrom(submission)
-    del merged.budgets[:]
     whole = dict(_DEFAULTS)
     for part in (queue, submission):
         whole |= {budget.cause: budget.max_retries for budget in part.budgets}
-    for cause, most in sorted(whole.items()):
-        merged.budgets.add(cause=cause, max_retries=most)
-    first = _backoff(merged, "first_backoff", field, _FIRST_BACKOFF)
-    longest = _backoff(merged, "longest_backoff", field, max(first, _LONGEST_BACKOFF))
+    given = (submission, queue)
+    first = _backoff(given, "first_backoff", field, _FIRST_BACKOFF)
+    longest = _backoff(given, "longest_backoff", field, max(first, _LONGEST_BACKOFF))
     if first > longest:
         raise InvalidArgument.field(
             f"{field}.first_backoff",
-            f"is {first.total_seconds():g} s, longer than longest_backoff ({longest.total_seconds():g} s)",
+            f"is {written(first)}, longer than longest_backoff ({written(longest)}); give at most that",
         )
+    merged = runs_pb2.RetryPolicy()
+    for cause, most in sorted(whole.items()):
+        merged.budgets.add(cause=cause, max_retries=most)
     merged.first_backoff.FromTimedelta(first)
     merged.longest_backoff.FromTimedelta(longest)
     return merged
@@ -149,10 +147,17 @@ def _check_budgets(message: runs_pb2.RetryPolicy, field: str) -> None:
             raise InvalidArgument.field(f"{path}.max_retries", f"is {budget.max_retries}; give 0 to {_MOST}")
 
 
-def _backoff(message: runs_pb2.RetryPolicy, name: str, field: str, default: timedelta) -> timedelta:
-    if not message.HasField(name):  # type: ignore[arg-type]  # one of two names given above
-        return default
-    return read_duration(getattr(message, name), f"{field}.{name}", LONGEST)
+def _backoff(
+    given: Sequence[runs_pb2.RetryPolicy],
+    name: Literal["first_backoff", "longest_backoff"],
+    field: str,
+    default: timedelta,
+) -> timedelta:
+    """Read a wait from the first policy that sets it: never merged, which would add a Duration's parts."""
+    for policy in given:
+        if policy.HasField(name):
+            return read_duration(getattr(policy, name), f"{field}.{name}", LONGEST)
+    return default
 
 
 def cause_name(cause: "runs_pb2.FailureCause.ValueType") -> str:

@@ -9,7 +9,7 @@ from towline.errors import InvalidArgument
 __all__ = ["parse", "written"]
 
 _UNITS: Final = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
-_PART: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|[dhms])")
+_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]{1,6})?)(ms|[dhms])")
 _WHOLE: Final = re.compile(rf"(?:{_PART.pattern}\s*)+")
 _MOST: Final = timedelta(days=365)
 
@@ -31,10 +31,12 @@ def parse(text: str, option: str) -> timedelta:
         raise InvalidArgument.field(
             option, f"{text!r} is no duration; write one such as 90s, 30m, 2h, 1h30m or 7d"
         )
-    span = timedelta(microseconds=round(sum(float(number) * _UNITS[unit] for number, unit in parts)))
-    if span > _MOST:
-        raise InvalidArgument.field(option, f"{text!r} is longer than {_MOST.days}d; shorten it")
-    return span
+    microseconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if microseconds > _MOST / timedelta(
+        microseconds=1
+    ):  # compared before it is a timedelta, which has bounds
+        raise InvalidArgument.field(option, f"{text!r} is too long; give {_MOST.days}d at most")
+    return timedelta(microseconds=round(microseconds))
 
 
 def written(span: timedelta) -> str:
