@@ -109,7 +109,8 @@ def stopped_result(
         case StopReason.TIMEOUT:
             result = failures.failed(
                 runs_pb2.FAILURE_CAUSE_TIMEOUT,
-                f"The run was stopped because it ran for longer than its limit of {written(limits.max_runtime.ToTimedelta())} "
+                "The run was stopped because it ran for longer than its limit of "
+                f"{written(limits.max_runtime.ToTimedelta())} "
                 "(limits.max_runtime); submit it with a longer one, or let it save its work and go on "
                 "from there.",
             )
