@@ -14,6 +14,7 @@ _LEASES: Final = "tests/integration/test_queue_leases.py"
 _UPKEEP: Final = "tests/integration/test_queue_upkeep.py"
 _SESSIONS: Final = "tests/unit/test_queue_session_protocol.py"
 _BOOK: Final = "tests/unit/test_agent_leases.py"
+_RESTARTS: Final = "tests/unit/test_agent_leases_over_restarts.py"
 _PROTOCOL: Final = "tests/unit/test_agent_protocol.py"
 
 _RUN_AND_EPOCH: Final = "JOIN queue.runs ON runs.name = said.run AND runs.epoch = said.epoch"
@@ -278,7 +279,7 @@ MUTATIONS: Final = (
     Mutation(
         "restored-lease-counts-from-now",
         "an agent that restarts again and again executes a run that another one has",
-        f"{_BOOK}::test_a_restored_lease_that_nobody_renews_ends_when_it_would_have",
+        f"{_RESTARTS}::test_a_restored_lease_that_nobody_renews_ends_when_it_would_have",
         (
             Edit(
                 f"{_AGENT}/core/orders.py",
