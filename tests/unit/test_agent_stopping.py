@@ -6,7 +6,7 @@ import pytest
 
 from towline.errors import InvalidArgument, Unavailable
 from towline_agent.retry import retrying
-from towline_agent.stopping import Stopped, unless
+from towline_agent.stopping import Stopped, to_the_end, unless
 
 
 async def test_work_that_ends_first_gives_its_result_or_error() -> None:
@@ -77,3 +77,32 @@ async def test_patience_ends() -> None:
 
     with pytest.raises(Unavailable):
         await retrying(away, what="it", patience_s=0.0)
+
+
+@pytest.mark.parametrize("cancels", [0, 1])
+async def test_what_the_other_side_may_carry_out_is_waited_for(cancels: int) -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def request() -> int:
+        asked.set()
+        await answered.wait()
+        return 7
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(to_the_end(request()))
+        await asked.wait()
+        for _ in range(cancels):
+            task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        answered.set()
+    assert task.cancelled() == bool(cancels)
+    assert task.cancelled() or task.result() == 7
+
+
+async def test_what_goes_wrong_in_it_is_raised_as_it_is() -> None:
+    async def fails() -> int:
+        raise ValueError("as it is, in no group")
+
+    with pytest.raises(ValueError, match="as it is"):
+        await to_the_end(fails())

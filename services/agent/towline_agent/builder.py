@@ -21,6 +21,7 @@ from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import LogTail, build_failure, failed
 from towline_agent.engine.port import ContainerId, Engine
 from towline_agent.sources import Sources
+from towline_agent.stopping import to_the_end
 
 __all__ = ["BuildLog", "BuildSettings", "DockerImages", "ImageBuilder", "Ready"]
 
@@ -285,7 +286,7 @@ class DockerImages:
         name = f"towline-build-{uuid.uuid4().hex}"
         self._in_use.add(name)
         try:
-            yield await self._engine.create(name, config)
+            yield await to_the_end(self._engine.create(name, config))
         finally:
             # Also after a cancel, which came to the block and not to this.
             try:

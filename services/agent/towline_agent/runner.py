@@ -34,7 +34,7 @@ from towline_agent.journal import Journal
 from towline_agent.keeping import Kept, OutputKeeper
 from towline_agent.logs import LogPipe, LogWriter
 from towline_agent.payload import payload
-from towline_agent.stopping import Stopped, unless
+from towline_agent.stopping import Stopped, to_the_end, unless
 
 __all__ = ["Runner", "Tools"]
 
@@ -249,11 +249,12 @@ class Runner:
         return self._tools.logs.writer(attempt.spec.run, attempt.grant.epoch, logs_pb2.LOG_STREAM_OUTPUT)
 
     async def _create(self, name: str, config: dict[str, object]) -> ContainerId:
+        engine = self._tools.engine
         try:
-            return await self._tools.engine.create(name, config)
+            return await to_the_end(engine.create(name, config))
         except AlreadyExists:  # its maker did not get to start it
-            await self._tools.engine.remove(name)
-            return await self._tools.engine.create(name, config)
+            await engine.remove(name)
+            return await to_the_end(engine.create(name, config))
 
     async def _wait(self, attempt: Attempt, container: ContainerId) -> bool:
         """Wait for a container's end and tell whether the engine failed to answer meanwhile."""

@@ -1,12 +1,13 @@
-"""Work that gives way to an order to stop."""
+"""Work that gives way to an order to stop, and work that must not."""
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-__all__ = ["Stopped", "unless"]
+__all__ = ["Stopped", "to_the_end", "unless"]
 
 _Result = TypeVar("_Result")
+_END_WITHIN_S: Final = 10.0
 
 
 class Stopped:
@@ -38,6 +39,25 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, _Result]) -> _R
         watcher.cancel()
     if worker.cancelled():
         return Stopped()
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.result  # type: ignore[return-value] # set, as there was no error
+
+
+async def to_the_end(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Return what `work` returns; a cancellation takes effect when it has ended, or after 10 s.
+
+    For a request that the other side may carry out although it was broken off: what it makes then would be
+    made after everything was cleaned up.
+    """
+    outcome: _Outcome[_Result] = _Outcome()
+    async with asyncio.TaskGroup() as group:
+        worker = group.create_task(outcome.of(work))
+        try:
+            await asyncio.shield(worker)
+        except asyncio.CancelledError:
+            await asyncio.wait([worker], timeout=_END_WITHIN_S)
+            raise
     if outcome.error is not None:
         raise outcome.error
     return outcome.result  # type: ignore[return-value] # set, as there was no error
