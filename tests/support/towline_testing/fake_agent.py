@@ -227,7 +227,10 @@ class FakeSession:
                 async with self._writing:
                     if self._left:
                         return
-                    await self._call.write(leases_pb2.StreamLeasesRequest(heartbeat=self.heartbeat()))
+                    try:
+                        await self._call.write(leases_pb2.StreamLeasesRequest(heartbeat=self.heartbeat()))
+                    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                        return  # the stream ended under the write; `read` tells why
             await asyncio.sleep(self.welcome.heartbeat_interval.ToTimedelta().total_seconds())
 
     async def next_grant(self, within: float = WITHIN_S) -> leases_pb2.Grant:
