@@ -6,10 +6,12 @@ PYTEST_FLAGS ?=
 LOCK_FLAGS ?=
 SCENARIOS ?=
 MUTANTS ?=
+BENCH_FLAGS ?=
 
 BIN := .venv/bin
 SCRIPTS := deploy/dev/base-image deploy/dev/engine deploy/dev/machine.py
 ENVIRONMENT := .venv/.synced
+PEERS := .venv-bench/.synced
 BUF := deploy/dev/node_modules/.bin/buf
 PIP_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" $(LOCK_FLAGS)
@@ -40,6 +42,7 @@ $(BIN)/uv:
 .PHONY: lock
 lock: $(BIN)/uv ## Pin the dependencies by version and hash (LOCK_FLAGS=--upgrade for newer ones)
 	@$(PIP_COMPILE) --extra dev --output-file requirements/dev.txt pyproject.toml
+	@$(PIP_COMPILE) --extra bench --output-file requirements/bench.txt pyproject.toml
 	@$(PIP_COMPILE) --output-file examples/digits/requirements.txt examples/digits/requirements.in
 
 .PHONY: protos
@@ -89,6 +92,16 @@ chaos-mutants: $(ENVIRONMENT) chaos-tools ## Break each guard on purpose: every 
 demo: $(ENVIRONMENT) ## Record a training run here, submit it twice to this machine's agent, get the outputs
 	@deploy/dev/engine run -- sh -c '$(BIN)/python deploy/dev/base-image ensure && exec $(BIN)/python examples/digits/demo.py'
 
+.PHONY: bench-queue
+bench-queue: $(ENVIRONMENT) $(PEERS) ## Measure the queue beside its peers, then with thousands of agents; a quarter of an hour
+	@$(BIN)/python -m bench.queue --peers .venv-bench/bin/python $(BENCH_FLAGS)
+
+$(PEERS): requirements/bench.txt | $(BIN)/uv
+	@echo "towline: installing requirements/bench.txt into .venv-bench" >&2
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-bench
+	@$(BIN)/uv pip sync --quiet --python .venv-bench/bin/python --require-hashes --compile-bytecode requirements/bench.txt
+	@touch $@
+
 .PHONY: node
 node:
 	@command -v npm >/dev/null || deploy/dev/apt-install "A test's client is written for Node.js; buf comes with npm" nodejs npm
@@ -113,6 +126,6 @@ chaos-tools: | postgres
 
 .PHONY: clean
 clean: ## Remove the environment and everything that was generated and is not in git
-	rm -rf .venv .demo .state dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .demo .state dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name node_modules -prune -exec rm -rf {} +
 	find . -name __pycache__ -prune -exec rm -rf {} +

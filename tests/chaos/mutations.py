@@ -17,8 +17,8 @@ _BOOK: Final = "tests/unit/test_agent_leases.py"
 _RESTARTS: Final = "tests/unit/test_agent_leases_over_restarts.py"
 _PROTOCOL: Final = "tests/unit/test_agent_protocol.py"
 
-_RUN_AND_EPOCH: Final = "JOIN queue.runs ON runs.name = said.run AND runs.epoch = said.epoch"
-_RUN_ONLY: Final = "JOIN queue.runs ON runs.name = said.run"
+_RUN_AND_EPOCH: Final = "WHERE leases.run = said.run AND leases.epoch = said.epoch"
+_RUN_ONLY: Final = "WHERE leases.run = said.run"
 _STALE: Final = f"{_ATTEMPTS}::test_a_stale_epoch_changes_no_row"
 
 
@@ -65,32 +65,14 @@ MUTATIONS: Final = (
         _STALE,
         (
             Edit(f"{_SQL}/attempt_failed.sql", _RUN_AND_EPOCH, _RUN_ONLY),
-            Edit(
-                f"{_SQL}/attempt_failed.sql",
-                "ON leases.run = runs.name AND leases.epoch = runs.epoch",
-                "ON leases.run = runs.name",
-            ),
             Edit(f"{_SQL}/attempt_finish.sql", _RUN_AND_EPOCH, _RUN_ONLY),
         ),
     ),
     Mutation(
-        "accept-without-epoch",
-        "an answer to an old grant keeps a lease alive that nobody has taken",
-        _STALE,
-        (Edit(f"{_SQL}/attempt_accept.sql", _RUN_AND_EPOCH, _RUN_ONLY),),
-    ),
-    Mutation(
         "progress-without-epoch",
-        "an agent that was fenced moves a run that is no longer its own",
+        "an agent that was fenced takes or moves a run that is no longer its own",
         _STALE,
-        (
-            Edit(f"{_SQL}/attempt_progress.sql", _RUN_AND_EPOCH, _RUN_ONLY),
-            Edit(
-                f"{_SQL}/attempt_progress.sql",
-                "attempts.run = current.run AND attempts.epoch = current.epoch",
-                "attempts.run = current.run",
-            ),
-        ),
+        (Edit(f"{_SQL}/attempt_progress.sql", _RUN_AND_EPOCH, _RUN_ONLY),),
     ),
     Mutation(
         "give-back-without-epoch",
@@ -105,8 +87,8 @@ MUTATIONS: Final = (
         (
             Edit(
                 f"{_SQL}/attempt_progress.sql",
-                "THEN news.state ELSE runs.state END",
-                "THEN news.state ELSE news.state END",
+                "THEN greatest(state, told) ELSE",
+                "THEN told ELSE",
             ),
         ),
     ),
@@ -117,7 +99,7 @@ MUTATIONS: Final = (
         (
             Edit(
                 f"{_SQL}/attempt_failed.sql",
-                "  AND (said.session IS NULL OR leases.session = said.session)\n",
+                "AND (said.session IS NULL OR leases.session = said.session)",
                 "",
             ),
         ),
@@ -157,7 +139,7 @@ MUTATIONS: Final = (
                 "AND false",
             ),
             Edit(
-                f"{_QUEUE}/storage/lease_store.py",
+                f"{_QUEUE}/storage/claims.py",
                 "free_gpus=offer.free_gpus - held[offer.agent] if offer.agent in held else frozenset()",
                 "free_gpus=offer.free_gpus",
             ),
@@ -171,8 +153,8 @@ MUTATIONS: Final = (
             Edit(f"{_SQL}/claim.sql", "      AND NOT agents.draining\n", ""),
             Edit(
                 f"{_QUEUE}/core/session_protocol.py",
-                "takes_runs = self.phase is Phase.OPEN and not self._draining",
-                "takes_runs = self.phase is Phase.OPEN",
+                "return self.phase is Phase.OPEN and not self._draining",
+                "return self.phase is Phase.OPEN",
             ),
         ),
     ),
@@ -183,10 +165,9 @@ MUTATIONS: Final = (
         (
             Edit(
                 f"{_QUEUE}/core/session_protocol.py",
-                "            calls.append(on.Renew(self.key))\n        return self._begin(calls)\n",
-                "            calls.append(on.Renew(self.key))\n"
-                "            return [*self._acknowledge(self._renewal), *self._begin(calls)]\n"
-                "        return self._begin(calls)\n",
+                "        return self._begin(calls)\n\n    def _answer(",
+                "        told = [] if said.heartbeat is None else self._acknowledge(self._renewal)\n"
+                "        return [*told, *self._begin(calls)]\n\n    def _answer(",
             ),
         ),
     ),
@@ -218,11 +199,13 @@ MUTATIONS: Final = (
         f"{_LEASES}::test_a_run_goes_from_submit_to_success",
         (
             Edit(
-                f"{_QUEUE}/storage/lease_store.py",
-                "            return await claims.claim(connection, assignments, sorted(holders))\n",
-                "            given = await claims.claim(connection, assignments, sorted(holders))\n"
-                "            await connection.rollback()\n"
-                "            return given\n",
+                f"{_QUEUE}/storage/claims.py",
+                "            return await self._handed_out(await self._claim(self._database, searches, "
+                "choose(offers, None)))\n",
+                "            async with self._database.transaction() as transaction:\n"
+                "                claim = await self._claim(transaction, searches, choose(offers, None))\n"
+                '                await transaction._connection.execute("ROLLBACK")\n'
+                "            return await self._handed_out(claim)\n",
             ),
         ),
     ),

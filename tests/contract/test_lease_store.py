@@ -1,7 +1,7 @@
 """The lease store in memory and the one on PostgreSQL do the same, whatever is asked of them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -15,22 +15,65 @@ from towline.errors import TowlineError
 from towline.names import RunName
 from towline.service.postgres import connecting, transaction
 from towline.v1 import leases_pb2, queues_pb2, runs_pb2
+from towline_queue.core.dispatch import HandedOut, Search
 from towline_queue.core.lease_ids import AttemptKey, lease_id
-from towline_queue.core.leases import Newcomer, SessionKey
-from towline_queue.core.matching import Offer, match
+from towline_queue.core.leases import Claimed, Newcomer, Opened, Opening, SessionKey
+from towline_queue.core.matching import (
+    Lane,
+    Offer,
+    Place,
+    WaitingRun,
+    lanes,
+    match,
+    places,
+    spread,
+)
 from towline_queue.core.reports import Progress, Reply, Report, Result, Returned, SaidBy
 from towline_queue.core.retries import policy_of
 from towline_queue.core.sessions import Inventory, InventoryEntry
+from towline_queue.core.stops import stop_reason
 from towline_queue.core.submission import NewRun
 from towline_queue.core.transitions import State
-from towline_queue.storage import agents, queues, runs
+from towline_queue.storage import agents, new_runs, queues, runs
+from towline_queue.storage.database import Database, opening
 from towline_queue.storage.lease_store import PostgresLeaseStore
 from towline_queue.store import LeaseStore
 from towline_testing.history import violations
 from towline_testing.memory_store import MemoryLeaseStore
 from towline_testing.queue_rows import OUTCOMES, QUEUE
 
-_TABLES = ("runs", "ready", "scheduled", "leases", "attempts", "agents", "sessions", "leaders", "queues")
+_TABLES = (
+    "runs",
+    "launch_specs",
+    "ready",
+    "scheduled",
+    "leases",
+    "attempts",
+    "agents",
+    "sessions",
+    "leaders",
+    "queues",
+)
+# A run that has not ended is where its row is; its newest epoch is that of its lease, or the one before
+# the next one.
+_RUNS = """
+SELECT name, coalesce(runs.state, leases.state, CASE WHEN ready.run IS NOT NULL THEN 2 ELSE 1 END),
+       coalesce(leases.epoch, ready.epoch - 1, scheduled.epoch - 1,
+                (SELECT max(epoch) FROM queue.attempts WHERE run = name), 0),
+       outputs
+FROM queue.runs
+LEFT JOIN queue.ready ON ready.run = name
+LEFT JOIN queue.scheduled ON scheduled.run = name
+LEFT JOIN queue.leases ON leases.run = name
+ORDER BY name
+"""
+# An attempt that has not ended is its lease.
+_ATTEMPTS = """
+SELECT run, epoch, outcome, finish_id, cause, NULL AS event_seq FROM queue.attempts
+UNION ALL
+SELECT run, epoch, 0, NULL, 0, event_seq FROM queue.leases
+ORDER BY run, epoch
+"""
 _TIMES = {
     "sessions": ("seen_time",),
     "leases": ("grant_time",),
@@ -49,7 +92,7 @@ _SWEEPS = ("lost", "unanswered", "promote", "expire", "overdue", "forget", "lead
 _SMALL = st.integers(0, 2)
 _ASKED = st.one_of(
     st.tuples(st.just("submit"), _SMALL, _SMALL),
-    st.tuples(st.just("open"), _SMALL, st.integers(0, 11)),
+    st.tuples(st.sampled_from(("open", "open many")), _SMALL, st.integers(0, 11)),
     st.tuples(st.sampled_from(("renew", "leave", "drain", "drain by", "settle")), _SMALL, st.integers(0, 5)),
     st.tuples(st.just("hand out"), st.just(0), st.just(0)),
     st.tuples(st.just("hand out"), st.just(0), st.just(0)),
@@ -64,11 +107,12 @@ _BEGINNING = (("submit", 1, 0), ("submit", 0, 1), ("open", 0, 0), ("hand out", 0
 class Pair:
     """Asks both stores the same and compares answers and rows."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, database: Database) -> None:
         self.engine = engine
+        self.database = database
         self.now = 1000.0
         self.memory = MemoryLeaseStore(lambda: self.now, chance=lambda: 0.0)
-        self.postgres = PostgresLeaseStore(engine)
+        self.postgres = PostgresLeaseStore(database)
         self.sessions: dict[str, SessionKey] = {}
         self.first: dict[str, SessionKey] = {}
         self.numbers = iter(range(1, 10_000))
@@ -101,7 +145,9 @@ class Pair:
             case "age":
                 await self._age((1.0, 11.0, 35.0, 130.0)[who])
             case "open":
-                await self._open(who, how)
+                await self._open((who, how))
+            case "open many":  # one of them twice
+                await self._open((who, how), ((who + 1) % 3, (how + 5) % 12), (who, (how + 7) % 12))
             case "renew" | "leave" | "drain" | "settle":
                 await self._ask_session(what, who, how)
             case "hand out":
@@ -130,8 +176,7 @@ class Pair:
             spec.limits.max_wait.FromTimedelta(timedelta(seconds=20))
         new = NewRun(spec, runs_pb2.PRIORITY_MEDIUM, {}, {}, None, "", b"")
         self.memory.submit(new)
-        async with transaction(self.engine) as connection:
-            await runs.insert(connection, [new])
+        assert await new_runs.store(self.database, [new_runs.single(new)]) == [new_runs.Outcome.STORED]
 
     async def _ask_api(self, what: str, number: int) -> None:
         names = sorted(self.memory.tables.runs)
@@ -167,9 +212,17 @@ class Pair:
                 sets = ", ".join(f"{column} = {column} - make_interval(secs => :s)" for column in columns)
                 await connection.execute(text(f"UPDATE queue.{table} SET {sets}"), {"s": seconds})
 
-    async def _open(self, who: int, how: int) -> None:
+    async def _open(self, *asked: tuple[int, int]) -> None:
+        openings = [self._opening(who, how) for who, how in asked]
+        await self.both(lambda store: _open(store, openings))
+        for key in (SessionKey(one.session, one.newcomer.agent) for one in openings):
+            agent = self.memory.tables.agents.get(key.agent)
+            if agent is not None and agent.session == key.id:
+                self.sessions[key.agent] = key
+                self.first.setdefault(key.agent, key)
+
+    def _opening(self, who: int, how: int) -> Opening:
         agent = f"agents/{who}"
-        key = SessionKey(UUID(int=next(self.numbers)), agent)
         facts = {
             "hostname": "host",
             "version": "test",
@@ -182,11 +235,8 @@ class Pair:
         late = 2 if how == 11 and before else 0
         number = max((before.hello_seq if before else 0) + 1 - late, 0)
         newcomer = Newcomer(agent, "ab"[how % 9 == 8], "boot", how % 2 == 0, facts, number)
-        entries = self._inventory(agent, how)
-        await self.both(lambda store: store.open_session(key.id, newcomer, [QUEUE], entries))
-        if self.memory.tables.agents[agent].session == key.id:
-            self.sessions[agent] = key
-            self.first.setdefault(agent, key)
+        queues = ("queues/gone",) if how == 10 else (QUEUE,)
+        return Opening(UUID(int=next(self.numbers)), newcomer, queues, self._inventory(agent, how))
 
     def _inventory(self, agent: str, how: int) -> list[InventoryEntry]:
         """All attempts that the agent ever had, but for some: whole, without leases, or without results."""
@@ -205,7 +255,7 @@ class Pair:
             key = self.first.get(key.agent, key)
         match what:
             case "renew":
-                await self.both(lambda store: store.renew([key]))
+                await self.both(lambda store: store.renew([key], look=how % 3 > 0))
             case "leave":
                 await self.both(lambda store: store.leave(key))
             case "drain":
@@ -222,11 +272,10 @@ class Pair:
             Offer(key.id, key.agent, (QUEUE,), 2, frozenset({"GPU-0", "GPU-1"}), 2)
             for key in self.sessions.values()
         ]
-        await self.both(
-            lambda store: store.hand_out(
-                offers, lambda free, waiting: match(free, waiting, reserve_after=timedelta(hours=1))
-            )
-        )
+        searches = [Search(lane, most, anew=False) for lane, most in lanes(offers).items()]
+        if searches:
+            await self.both(lambda store: _hand_out(store, offers, searches))
+            await self.both(lambda store: _hand_out(store, offers, [Search(Lane(QUEUE, 0), 2, anew=True)]))
 
     async def _report(self, what: str, number: int, how: int) -> None:
         attempts = sorted(self.memory.tables.attempts)
@@ -273,20 +322,14 @@ class Pair:
                 return [tuple(row) for row in await connection.execute(text(query))]
 
             return [
+                await read(_RUNS),
+                await read("SELECT run, number FROM queue.ready ORDER BY run"),
+                await read("SELECT run, number FROM queue.scheduled ORDER BY run"),
                 await read(
-                    "SELECT name, state, epoch, cancel_requested, preempt_epoch, outputs "
-                    "FROM queue.runs ORDER BY name"
+                    "SELECT run, epoch, session, agent, array_to_string(gpu_ids, ','), accepted, "
+                    "stop_requested FROM queue.leases ORDER BY run"
                 ),
-                await read("SELECT run FROM queue.ready ORDER BY run"),
-                await read("SELECT run FROM queue.scheduled ORDER BY run"),
-                await read(
-                    "SELECT run, epoch, session, agent, array_to_string(gpu_ids, ','), accepted "
-                    "FROM queue.leases ORDER BY run"
-                ),
-                await read(
-                    "SELECT run, epoch, outcome, finish_id, cause, event_seq "
-                    "FROM queue.attempts ORDER BY run, epoch"
-                ),
+                await read(_ATTEMPTS),
                 await read(
                     "SELECT name, instance_id, session, session_epoch, hello_seq, draining, "
                     "drain_deadline IS NULL FROM queue.agents ORDER BY name"
@@ -294,21 +337,35 @@ class Pair:
                 await read("SELECT id, agent, epoch FROM queue.sessions ORDER BY id"),
             ]
 
+    def _next_number(self, run: str) -> int:
+        """Count the run's attempts that began, and one."""
+        before = [row for key, row in self.memory.tables.attempts.items() if key.run == run]
+        return 1 + sum(row.outcome != runs_pb2.ATTEMPT_OUTCOME_RELEASED for row in before)
+
     def _memory_rows(self) -> list[Any]:
         tables = self.memory.tables
+        held = {lease.key for lease in tables.leases.values()}
         return [
+            [(run.name, run.state, run.epoch, run.outputs) for _, run in sorted(tables.runs.items())],
+            [(name, self._next_number(name)) for name in sorted(tables.ready)],
+            [(name, self._next_number(name)) for name in sorted(tables.scheduled)],
             [
-                (run.name, run.state, run.epoch, run.cancel_requested, run.preempt_epoch, run.outputs)
-                for _, run in sorted(tables.runs.items())
+                (
+                    *row.key,
+                    row.session,
+                    row.agent,
+                    ",".join(row.gpu_ids),
+                    row.accepted,
+                    stop_reason(
+                        row.key.epoch,
+                        cancel_requested=tables.runs[name].cancel_requested,
+                        preempt_epoch=tables.runs[name].preempt_epoch,
+                    ),
+                )
+                for name, row in sorted(tables.leases.items())
             ],
-            [(name,) for name in sorted(tables.ready)],
-            [(name,) for name in sorted(tables.scheduled)],
             [
-                (*row.key, row.session, row.agent, ",".join(row.gpu_ids), row.accepted)
-                for _, row in sorted(tables.leases.items())
-            ],
-            [
-                (*key, row.outcome, row.finish_id, row.cause, row.event_seq)
+                (*key, row.outcome, row.finish_id, row.cause, row.event_seq if key in held else None)
                 for key, row in sorted(tables.attempts.items())
             ],
             [
@@ -338,6 +395,8 @@ def _result(key: AttemptKey, how: int) -> Result:
 
 def _plain(answer: Any) -> Any:
     """Make answers comparable that say the same in another order, or in other words for people."""
+    if isinstance(answer, Claimed):
+        return tuple(answer._replace(spec=b""))
     if hasattr(answer, "__dataclass_fields__"):
         kept = {name: _plain(getattr(answer, name)) for name in answer.__dataclass_fields__}
         return {name: value for name, value in kept.items() if name not in ("spec", "policy")}
@@ -359,10 +418,31 @@ def _plain(answer: Any) -> Any:
 @given(asked=st.lists(_ASKED, min_size=15, max_size=45))
 def test_both_stores_do_the_same(database_url: str, asked: list[tuple[str, int, int]]) -> None:
     async def ask() -> None:
-        async with connecting(database_url) as engine:
-            pair = Pair(engine)
+        async with connecting(database_url) as engine, opening(engine, size=2) as database:
+            pair = Pair(engine, database)
             await pair.begin()
             for what, who, how in [*_BEGINNING, *asked]:
                 await pair.do(what, who, how)
 
     asyncio.run(ask())
+
+
+async def _open(store: LeaseStore, openings: Sequence[Opening]) -> dict[int, Opened | str]:
+    """Open sessions; return what became of each, by its position, or the reason why it is not open."""
+    answers = await store.open_sessions(openings)
+    return {
+        position: answer.reason if isinstance(answer, TowlineError) else answer
+        for position, answer in enumerate(answers)
+    }
+
+
+async def _hand_out(store: LeaseStore, offers: Sequence[Offer], searches: Sequence[Search]) -> HandedOut:
+    """Hand out as a replica does, without leaving out sessions that have ended."""
+
+    def choose(free: Sequence[Offer], waiting: Sequence[WaitingRun] | None) -> list[Place]:
+        if waiting is None:
+            return spread(free, searches[0].lane, searches[0].most)
+        agents = {offer.session: offer.agent for offer in free}
+        return places(match(free, waiting, reserve_after=timedelta(hours=1)), waiting, agents)
+
+    return await store.hand_out(offers, searches, choose)

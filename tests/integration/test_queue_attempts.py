@@ -1,13 +1,13 @@
 """What statements do to attempts and their runs: results, retries, losses; stale ones change nothing."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
-from towline.service.postgres import transaction
 from towline.v1 import runs_pb2
 from towline_queue.core import transitions
 from towline_queue.core.lease_ids import AttemptKey
@@ -15,8 +15,9 @@ from towline_queue.core.leases import Ended
 from towline_queue.core.reports import FinishVerdict, Progress, Reply, Report, Returned, SaidBy
 from towline_queue.core.stops import StopReason
 from towline_queue.core.transitions import State
-from towline_queue.storage import attempts, runs, sessions, upkeep
+from towline_queue.storage import attempts, database, runs, sessions, upkeep
 from towline_queue.storage.attempts import Lost
+from towline_queue.storage.database import Database, Row, Transaction
 from towline_queue.storage.reports import carry_out
 from towline_testing.queue_rows import QueueRows, queue_rows, result
 
@@ -210,7 +211,7 @@ async def test_a_loss_counts_only_while_the_lease_is_the_sessions(rows: QueueRow
 )
 async def test_a_cancel_wins_over_every_retry(rows: QueueRows, cause: int, expected: State):
     key = await rows.held(await rows.session(), retry_policy=budgets(OOM=3))
-    await rows.do(runs.cancel, key.run)
+    await rows.api(runs.cancel, key.run)
     (ended,) = await rows.finish(key, State.FAILED, cause)
     assert ended.state is expected
     found = await rows.run(key.run)
@@ -223,11 +224,11 @@ async def test_a_run_that_waits_again_can_be_cancelled(rows: QueueRows):
     session = await rows.session()
     run = await rows.submit(retry_policy=budgets(OOM=3))
     assert await rows.fails(run, session, OOM) is State.SCHEDULED
-    await rows.do(runs.cancel, run)
+    await rows.api(runs.cancel, run)
     assert (await rows.run(run)).state == State.CANCELLED
     other = await rows.held(session)
     await rows.finish(other, State.FAILED, PREEMPTED)
-    await rows.do(runs.cancel, other.run)
+    await rows.api(runs.cancel, other.run)
     assert (await rows.run(other.run)).state == State.CANCELLED
 
 
@@ -257,19 +258,19 @@ async def test_a_result_whose_run_is_retried_is_confirmed_once_and_then_a_duplic
     key = await rows.held(session, retry_policy=budgets(OOM=1))
     said = SaidBy(session.agent, Report(results=[result(key, State.FAILED, OOM)]))
     finish_id = said.report.results[0].finish_id
-    first = await rows.do(carry_out, [said])
+    first = await carry_out(rows.database, [said])
     assert first.answers[0].results == [(finish_id, FinishVerdict.OK)]
     assert [entry.state for entry in first.ended] == [State.SCHEDULED]
     await rows.sql("UPDATE queue.scheduled SET due_time = now()")
     await rows.do(upkeep.promote)
     for _ in range(2):  # while it waits, and while its next attempt is held
-        again = await rows.do(carry_out, [said])
+        again = await carry_out(rows.database, [said])
         assert again.answers[0].results == [(finish_id, FinishVerdict.DUPLICATE)]
         assert again.ended == []
         if (await rows.run(key.run)).state == State.QUEUED:
             await rows.claim(key.run, session)
     other = SaidBy(session.agent, Report(results=[result(key)]))
-    assert (await rows.do(carry_out, [other])).answers[0].results[0][1] is FinishVerdict.STALE_EPOCH
+    assert (await carry_out(rows.database, [other])).answers[0].results[0][1] is FinishVerdict.STALE_EPOCH
 
 
 async def test_a_cause_that_this_version_does_not_know_ends_the_run(rows: QueueRows):
@@ -282,7 +283,7 @@ async def test_a_cause_that_this_version_does_not_know_ends_the_run(rows: QueueR
 async def test_any_message_of_an_agent_can_be_stored(rows: QueueRows):
     key = await rows.held(await rows.session(), retry_policy=budgets(OOM=1))
     said = runs_pb2.Failure(cause=OOM, message="50%\0 ✓ " + "x" * 9000).SerializeToString()
-    (ended,) = await rows.do(attempts.finish, [replace(result(key, State.FAILED), failure=said)])
+    (ended,) = await rows.do(attempts.finish, [result(key, State.FAILED)._replace(failure=said)])
     assert ended.state is State.SCHEDULED
     assert "50%\N{REPLACEMENT CHARACTER} ✓ xx" in (await rows.run(key.run)).state_detail
     assert (await rows.attempt(key)).failure == said
@@ -292,51 +293,128 @@ async def test_a_preemption_is_for_one_attempt(rows: QueueRows):
     session = await rows.session()
     key = await rows.held(session)
     assert await rows.do(sessions.stops, [key.run]) == []
-    await rows.do(runs.preempt, key.run)
+    await rows.api(runs.preempt, key.run)
     (lease,) = await rows.do(sessions.stops, [key.run])
     assert (lease.key, lease.session, lease.stop.reason) == (key, session.id, StopReason.PREEMPTED)
     assert lease.stop.grace == timedelta(seconds=7)
-    (renewal,) = await rows.do(sessions.renew, [session])
+    (renewal,) = await rows.do(sessions.renew, [session], look=True)
     assert renewal.leases == [lease]
-    await rows.do(runs.cancel, key.run)
+    await rows.api(runs.cancel, key.run)
     (lease,) = await rows.do(sessions.stops, [key.run])
     assert lease.stop.reason is StopReason.CANCELLED
-    await rows.sql("UPDATE queue.runs SET cancel_requested = false")
+    await rows.sql("UPDATE queue.leases SET stop_requested = 2")
     await rows.finish(key, State.FAILED, PREEMPTED)
     again = await rows.claim(key.run, session)
     assert again.epoch == key.epoch + 1
     assert await rows.do(sessions.stops, [key.run]) == []
-    (renewal,) = await rows.do(sessions.renew, [session])
+    (renewal,) = await rows.do(sessions.renew, [session], look=True)
     assert [lease.stop for lease in renewal.leases] == [None]
 
 
 class _Counted:
-    """A connection that counts its statements."""
+    """A database that notes its statements, and where a transaction is more than one."""
 
-    def __init__(self, connection: object) -> None:
-        self._connection = connection
-        self.statements = 0
+    def __init__(self, database: Database | Transaction, told: list[str]) -> None:
+        self._database = database
+        self.told = told
 
-    async def execute(self, *arguments: object) -> object:
-        self.statements += 1
-        return await self._connection.execute(*arguments)
+    async def rows(self, name: str, /, **parameters: object) -> list[Row]:
+        self.told.append(name)
+        return await self._database.rows(name, **parameters)
+
+    @asynccontextmanager
+    async def transaction(self) -> "AsyncIterator[_Counted]":
+        self.told.append("begin")
+        async with self._database.transaction() as opened:
+            yield _Counted(opened, self.told)
+        self.told.append("commit")
 
 
 async def test_the_ordinary_way_takes_one_statement_each(rows: QueueRows):
     session = await rows.session()
     keys = [await rows.held(session) for _ in range(3)]
-    reports = [Report(replies=[Reply(key, accepted=True)]) for key in keys]
-    reports += [Report(results=[result(key, state)]) for key, state in zip(keys, OK, strict=True)]
-    async with transaction(rows.engine) as connection:
-        counted = _Counted(connection)
+
+    async def statements(reports: list[Report]) -> list[str]:
+        counted = _Counted(rows.database, [])
         await carry_out(counted, [SaidBy(session.agent, report) for report in reports])
-    assert counted.statements == 2
+        return counted.told
+
+    begun = [Report([Reply(key, accepted=True)], [Progress(key, 1, State.RUNNING)]) for key in keys]
+    assert await statements(begun) == ["attempt_progress"]
+    ended = [Report(results=[result(key, state)]) for key, state in zip(keys, OK, strict=True)]
+    assert await statements(ended) == ["attempt_finish"]
+    assert await statements(ended) == ["attempt_finish", "attempt_finish_ids"]
     released = await rows.held(session)
-    said = SaidBy(session.agent, Report(returned=[Returned(released, "it drains")]))
-    async with transaction(rows.engine) as connection:
-        counted = _Counted(connection)
-        await carry_out(counted, [said])
-    assert counted.statements == 1
+    returned = [Report(returned=[Returned(released, "it drains")])]
+    assert await statements(returned) == ["attempt_give_back"]
+    assert await statements([*ended, *returned]) == [
+        "begin",
+        "attempt_finish",
+        "attempt_finish_ids",
+        "attempt_give_back",
+        "commit",
+    ]
+    failed = await rows.held(session)
+    assert await statements([Report(results=[result(failed, State.FAILED)])]) == [
+        "begin",
+        "attempt_failed",
+        "attempt_finish",
+        "commit",
+    ]
+
+
+async def test_what_two_agents_say_of_one_attempt_in_one_batch(rows: QueueRows):
+    """It is taken, begins, and ends: told of by two reports that are carried out together."""
+    session = await rows.session()
+    key = await rows.held(session)
+    await rows.sql("UPDATE queue.leases SET accepted = false")
+    first = Report(replies=[Reply(key, accepted=True)], progress=[Progress(key, 1, State.PREPARING)])
+    second = Report(progress=[Progress(key, 2, State.RUNNING, image_id="sha256:1")], results=[result(key)])
+    done = await carry_out(rows.database, [SaidBy(session.agent, said) for said in (first, second)])
+    assert [answer.stale for answer in done.answers] == [set(), set()]
+    assert [ended.state for ended in done.ended] == [State.SUCCEEDED]
+    attempt = await rows.attempt(key)
+    assert None not in (attempt.prepare_time, attempt.start_time, attempt.lease_time, attempt.end_time)
+    assert attempt.image_id == "sha256:1"
+
+
+async def test_an_attempt_that_was_given_back_has_no_number(rows: QueueRows):
+    """The epoch tells leases apart; the number counts those that began."""
+    session = await rows.session()
+    key = await rows.held(session, retry_policy=budgets(OOM=1))
+    assert (await rows.run(key.run)).number == 1
+    await rows.do(attempts.give_back, transitions.RELEASE, {key: "drains"})
+    key = await rows.claim(key.run, session)
+    assert (key.epoch, (await rows.run(key.run)).number) == (2, 1)
+    await rows.do(attempts.lose, [Lost(key, "gone")])
+    key = await rows.claim(key.run, session)
+    assert (key.epoch, (await rows.run(key.run)).number) == (3, 2)
+    await rows.finish(key, State.FAILED, OOM)
+    assert (await rows.run(key.run)).number == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["attempt_progress", "attempt_finish", "attempt_failed", "attempt_give_back"]
+)
+async def test_rows_are_found_by_their_key_whatever_the_statistics_say(rows: QueueRows, name: str):
+    """The worst that a plan can be made from: no agent held a run when the table was last looked at."""
+    await rows.sql("DELETE FROM queue.leases")
+    async with rows.engine.connect() as connection:
+        alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await alone.execute(text("VACUUM ANALYZE queue.leases"))
+    written, names = database._statement(name)
+    explained = await rows.explain(written, len(names))
+    lines = [line.strip().removeprefix("->  ") for line in explained.splitlines()]
+    assert not [line for line in lines if line.startswith(("Seq Scan", "Hash Join", "Join Filter"))], (
+        explained
+    )
+    by_key = [line for line in lines if line.startswith("Index Scan using leases_pkey")]
+    # Of each, the key is what is looked for.
+    conditions = [
+        line for line in lines if line.startswith(("Index Cond: (run = ", "Index Cond: (leases.run = "))
+    ]
+    assert by_key
+    assert len(conditions) >= len(by_key), explained
 
 
 OK = [State.SUCCEEDED, State.SUCCEEDED, State.CANCELLED]

@@ -4,16 +4,20 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
-from towline.service.postgres import connecting, transaction
+from towline.service.postgres import connecting
 from towline.v1 import leases_pb2, queues_pb2, runs_pb2
-from towline_queue.core.matching import Assignment, Offer, WaitingRun, lanes, match
+from towline_queue.core.dispatch import Search
+from towline_queue.core.leases import Claimed
+from towline_queue.core.matching import Lane, Offer, spread
 from towline_queue.storage import claims
+from towline_queue.storage.database import opening
 from towline_queue.storage.lease_store import PostgresLeaseStore
 from towline_testing.fake_agent import FakeAgent, FakeSession
 from towline_testing.lease_world import LeaseWorld, lease_world, queue_spec
@@ -209,8 +213,8 @@ async def test_a_refusal_says_why_the_run_waits_again(world: LeaseWorld):
         run = await world.submit()
         await session.reply(False, await session.next_grant(), reason="no disk space")
         await world.reaches(run, runs_pb2.RUN_STATE_QUEUED)
-        (row,) = await world.sql("SELECT state_detail FROM queue.runs")
-        assert row["state_detail"] == "agents/one refused it: no disk space"
+        (row,) = await world.sql("SELECT detail FROM queue.ready")
+        assert row["detail"] == "agents/one refused it: no disk space"
 
 
 async def test_a_refusing_agent_is_asked_again_later(world: LeaseWorld):
@@ -239,8 +243,8 @@ async def test_a_grant_without_an_answer_waits_again(database_url: str, tmp_path
             pass
         await session.beat(free_slots=0)
         assert grant.lease_id in session.lost
-        (row,) = await world.sql("SELECT state_detail FROM queue.runs")
-        assert row["state_detail"] == "agents/one did not answer within 0.2 s."
+        (row,) = await world.sql("SELECT detail FROM queue.ready")
+        assert row["detail"] == "agents/one did not answer within 0.2 s."
 
 
 async def test_an_accepted_grant_is_never_taken_back_for_want_of_an_answer(database_url: str, tmp_path: Path):
@@ -299,16 +303,12 @@ async def test_a_crash_between_claim_and_grant_loses_nothing(database_url: str, 
             await session.drop()
             run = await world.submit()
             # The claim, as the dispatcher commits it, without a Grant after it.
-            await world.sql("UPDATE queue.runs SET state = 3, epoch = epoch + 1")
-            await world.sql("DELETE FROM queue.ready")
             await world.sql(
-                "INSERT INTO queue.leases (run, epoch, session, agent, queue, gpu_ids, lost_after)"
-                " SELECT runs.name, 1, agents.session, agents.name, runs.queue, '{}', '120 s'"
-                " FROM queue.runs, queue.agents"
-            )
-            await world.sql(
-                "INSERT INTO queue.attempts (run, epoch, agent, gpu_ids)"
-                " SELECT name, 1, 'agents/one', '{}' FROM queue.runs"
+                "WITH taken AS (DELETE FROM queue.ready RETURNING *)"
+                " INSERT INTO queue.leases"
+                "   (run, epoch, number, session, agent, queue, gpu_ids, lost_after, state)"
+                " SELECT run, epoch, number, agents.session, agents.name, queue, '{}', '120 s', 3"
+                " FROM taken, queue.agents"
             )
         async with world.another() as restarted, agent.connected(restarted.channel) as session:
             assert (await world.get(run)).state == runs_pb2.RUN_STATE_QUEUED
@@ -332,6 +332,7 @@ async def test_claims_that_overlap_never_give_away_one_gpu_twice(database_url: s
         # Its own dispatcher has nothing to offer: the agent sends no heartbeat.
         lease_world(database_url, tmp_path) as world,
         connecting(database_url) as engine,
+        opening(engine, size=2) as database,
         FakeAgent(gpus=("GPU-1",)).connected(world.service.channel) as session,
     ):
         for _ in range(2):
@@ -344,16 +345,77 @@ async def test_claims_that_overlap_never_give_away_one_gpu_twice(database_url: s
             free_gpus=frozenset({"GPU-1"}),
             total_gpus=1,
         )
-        store = PostgresLeaseStore(engine)
+        lane = Lane("queues/default", 1)
+        store = PostgresLeaseStore(database)
 
-        def choose(offers: Sequence[Offer], waiting: Sequence[WaitingRun]) -> list[Assignment]:
-            return match(offers, waiting, reserve_after=timedelta(hours=1))
+        async def hand_out() -> Sequence[Claimed]:
+            search = Search(lane, 1, anew=False)
+            handed_out = await store.hand_out(
+                [offer], [search], lambda offers, _: spread(offers, lane, search.most)
+            )
+            return handed_out.claimed
 
-        async with transaction(engine) as first:
+        async with database.transaction() as first:
             assert await claims.held_gpus(first, ["agents/one"]) == {"agents/one": set()}
-            (waiting,) = await claims.take(first, lanes([offer]))
-            assignment = Assignment(waiting.run, offer.session, ("GPU-1",))
-            assert len(await claims.claim(first, [assignment], ["agents/one"])) == 1
-            assert await store.hand_out([offer], choose) == []  # while the first is not committed
-        assert await store.hand_out([offer], choose) == []  # and after it is
+            await first.rows(
+                "claim",
+                queues=[lane.queue],
+                shapes=[lane.shape],
+                lanes=[1],
+                agents=[offer.agent],
+                sessions=[offer.session],
+                slots=[1],
+                gpu_ids=["GPU-1"],
+                priorities=[1, 2, 3, 4],
+                floors=[0, 0, 0, 0],
+                state=runs_pb2.RUN_STATE_LEASED,
+            )
+            assert await hand_out() == []  # while the first is not committed
+        assert await hand_out() == []  # and after it is
         assert len(await world.sql("SELECT FROM queue.leases")) == 1
+
+
+async def test_a_search_begins_past_what_was_handed_out_and_anew_before_it(database_url: str, tmp_path: Path):
+    now_s = 0.0
+    async with (
+        lease_world(database_url, tmp_path) as world,
+        connecting(database_url) as engine,
+        opening(engine, size=2) as database,
+        FakeAgent().connected(world.service.channel) as session,
+    ):
+        names = await world.submit_many(7)
+        store = claims.Claims(database, clock=lambda: now_s)
+        queues = ("queues/default",)
+        offer = Offer(UUID(session.welcome.session_id), "agents/one", queues, 2, frozenset(), 0)
+        lane = Lane("queues/default", 0)
+
+        async def hand_out(*, anew: bool = False) -> list[str]:
+            handed_out = await store.hand_out(
+                [offer], [Search(lane, 2, anew)], lambda offers, _: spread(offers, lane, 2)
+            )
+            return [lease.key.run for lease in handed_out.claimed]
+
+        async def wait_again(*runs: str) -> None:
+            await world.sql(
+                "WITH gone AS (DELETE FROM queue.leases WHERE run = ANY($1) RETURNING run, epoch)"
+                " INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number)"
+                " SELECT queue, shape, priority, seq, name, epoch + 1, 1"
+                " FROM gone JOIN queue.runs ON runs.name = gone.run",
+                runs,
+            )
+
+        assert await hand_out() == names[:2]
+        await wait_again(names[0])
+        assert await hand_out() == [names[0], names[2]]  # it may have been committed late
+        unknown = replace(offer, session=uuid4())
+        for later_s in (2.0, 4.0, 6.0):  # time enough for the marks to settle
+            now_s = later_s
+            refused = await store.hand_out(
+                [unknown], [Search(lane, 1, anew=False)], lambda offers, _: spread(offers, lane, 1)
+            )
+            assert refused.claimed == []
+            assert refused.refused == {unknown.session}
+        await wait_again(*names[:3])
+        assert await hand_out() == names[3:5]
+        assert await hand_out(anew=True) == names[:2]
+        assert await hand_out() == [names[2], names[5]]  # what was found before the mark has moved it

@@ -207,11 +207,15 @@ async def test_a_follower_goes_on_to_the_next_attempt(world: LeaseWorld) -> None
     agent = FakeAgent()
     run = await world.submit()
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(tail(world.service, run, follow=True))
+        live = aiter(
+            world.service.logs.TailLogs(logs_pb2.TailLogsRequest(run=run, stream=OUTPUT, follow=True))
+        )
         async with agent.connected(world.service.channel) as session:
             await session.beat()
             first = await session.next_accepted()
             await append(world.service, piece(first, 0, b"first"))
+            part = await anext(live)  # before the next attempt begins, for a follower starts with the newest
+            assert (part.epoch, part.offset, part.data) == (first.epoch, 0, b"first")
             one_only = tasks.create_task(text(world.service, run, epoch=first.epoch, follow=True))
             await session.release(first)
             await session.beat()
@@ -220,7 +224,7 @@ async def test_a_follower_goes_on_to_the_next_attempt(world: LeaseWorld) -> None
             await append(world.service, piece(second, 0, b"second"))
             await session.finish(second)
     assert one_only.result() == b"first"
-    assert following.result() == [(first.epoch, 0, b"first"), (second.epoch, 0, b"second")]
+    assert [(part.epoch, part.offset, part.data) async for part in live] == [(second.epoch, 0, b"second")]
     assert await text(world.service, run) == b"second"
     assert await text(world.service, run, epoch=first.epoch) == b"first"
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from towline.service.postgres import connecting, transaction
+from towline.service.postgres import connecting
 from towline.v1 import fleet_pb2, leases_pb2, runs_pb2
 from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.leases import Ended
 from towline_queue.core.transitions import State
-from towline_queue.reaper import Reaper
+from towline_queue.reaper import Reaper, UpkeepTimes
 from towline_queue.signals import Signals
 from towline_queue.storage.attempts import accept
+from towline_queue.storage.database import opening
 from towline_queue.storage.lease_store import PostgresLeaseStore
 from towline_queue.storage.upkeep import take_back_lost
 from towline_testing.fake_agent import FakeAgent, failed
@@ -54,8 +55,8 @@ async def test_a_silent_agents_run_is_unreachable_and_then_waits_again(database_
         (attempt,) = waiting.attempts
         assert attempt.outcome == runs_pb2.ATTEMPT_OUTCOME_LOST
         assert attempt.failure.cause == runs_pb2.FAILURE_CAUSE_NODE_LOST
-        (row,) = await world.sql("SELECT state_detail FROM queue.runs")
-        assert row["state_detail"].endswith("agents/one was silent for over 2 s.")
+        (row,) = await world.sql("SELECT detail FROM queue.ready")
+        assert row["detail"].endswith("agents/one was silent for over 2 s.")
 
 
 async def test_a_late_result_after_another_agent_got_the_run(database_url: str, tmp_path: Path):
@@ -127,10 +128,11 @@ async def test_nobody_is_lost_before_the_service_has_been_well_for_a_whole_ttl(
     async with (
         lease_world(database_url, tmp_path, policy=policy(disconnected_s=30, lost_s=60)) as world,
         connecting(database_url) as engine,
+        opening(engine, size=4) as database,
     ):
         grant = await running(world, FakeAgent())
         await world.sql("UPDATE queue.sessions SET seen_time = now() - interval '1 h'")
-        store = PostgresLeaseStore(engine)
+        store = PostgresLeaseStore(database)
         assert await store.take_back_lost(ttl - timedelta(milliseconds=1)) == []
         (lost,) = await store.take_back_lost(ttl)
         assert lost == Ended(AttemptKey(grant.spec.run, grant.epoch), "queues/default", State.QUEUED)
@@ -140,10 +142,11 @@ async def test_two_reapers_take_a_run_back_once(database_url: str, tmp_path: Pat
     async with (
         lease_world(database_url, tmp_path, policy=policy(disconnected_s=30, lost_s=60)) as world,
         connecting(database_url) as engine,
+        opening(engine, size=4) as database,
     ):
         await running(world, FakeAgent())
         await world.sql("UPDATE queue.sessions SET seen_time = now() - interval '1 h'")
-        async with transaction(engine) as one, transaction(engine) as other:
+        async with database.transaction() as one, database.transaction() as other:
             assert len(await take_back_lost(one, timedelta(hours=1))) == 1
             assert await take_back_lost(other, timedelta(hours=1)) == []
         assert len(await world.sql("SELECT FROM queue.ready")) == 1
@@ -154,6 +157,7 @@ async def test_an_answer_given_while_it_is_being_missed_counts(database_url: str
     async with (
         lease_world(database_url, tmp_path) as world,
         connecting(database_url) as engine,
+        opening(engine, size=4) as database,
         FakeAgent().connected(world.service.channel) as session,
     ):
         await session.beat()
@@ -161,9 +165,9 @@ async def test_an_answer_given_while_it_is_being_missed_counts(database_url: str
         grant = await session.next_grant()
         await session.beat(free_slots=0)
         key = AttemptKey(run, grant.epoch)
-        async with asyncio.TaskGroup() as group, transaction(engine) as answering:
+        async with asyncio.TaskGroup() as group, database.transaction() as answering:
             assert await accept(answering, [key]) == {key}
-            taken_back = group.create_task(PostgresLeaseStore(engine).take_back_unanswered(timedelta(0)))
+            taken_back = group.create_task(PostgresLeaseStore(database).take_back_unanswered(timedelta(0)))
             while not await world.sql("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
                 assert not taken_back.done()
         assert taken_back.result() == []
@@ -174,6 +178,7 @@ async def test_a_result_and_the_reaper_race_and_exactly_one_wins(database_url: s
     async with (
         lease_world(database_url, tmp_path) as world,
         connecting(database_url) as engine,
+        opening(engine, size=4) as database,
         FakeAgent(slots=40).connected(world.service.channel) as session,
     ):
         await session.beat()
@@ -183,14 +188,20 @@ async def test_a_result_and_the_reaper_race_and_exactly_one_wins(database_url: s
         await world.sql("UPDATE queue.sessions SET seen_time = now() - interval '1 h'")
 
         async def reap() -> int:
-            return len(await PostgresLeaseStore(engine).take_back_lost(timedelta(hours=1)))
+            return len(await PostgresLeaseStore(database).take_back_lost(timedelta(hours=1)))
 
         async with asyncio.TaskGroup() as group:
             verdicts = [group.create_task(session.finish(grant)) for grant in grants[:20]]
             await session.until(lambda: session.confirms)
             reaped = group.create_task(reap())
             verdicts += [group.create_task(session.finish(grant)) for grant in grants[20:]]
-        states = {row["name"]: row["state"] for row in await world.sql("SELECT name, state FROM queue.runs")}
+        states = {
+            row["name"]: row["state"]
+            for row in await world.sql(
+                "SELECT name, state FROM queue.runs WHERE state IS NOT NULL "
+                "UNION ALL SELECT run, 2 FROM queue.ready"
+            )
+        }
         for grant, verdict in zip(grants, verdicts, strict=True):
             assert (verdict.result() == OK) == (states[grant.spec.run] == runs_pb2.RUN_STATE_SUCCEEDED)
             assert (verdict.result() == STALE) == (states[grant.spec.run] == runs_pb2.RUN_STATE_QUEUED)
@@ -230,6 +241,7 @@ async def test_a_new_leader_takes_nothing_back_before_it_was_well_for_a_whole_tt
             database_url, tmp_path, policy=policy(disconnected_s=30, lost_s=60), upkeep_every_s=3600
         ) as world,
         connecting(database_url) as engine,
+        opening(engine, size=4) as database,
     ):
         grant = await running(world, FakeAgent())
         await world.sql("UPDATE queue.sessions SET seen_time = now() - interval '1 h'")
@@ -237,10 +249,9 @@ async def test_a_new_leader_takes_nothing_back_before_it_was_well_for_a_whole_tt
 
         def reaper() -> Reaper:
             return Reaper(
-                PostgresLeaseStore(engine),
+                PostgresLeaseStore(database),
                 Signals(),
-                every=timedelta(seconds=1),
-                reply_within=timedelta(seconds=10),
+                UpkeepTimes(every=timedelta(seconds=1), reply_within=timedelta(seconds=10)),
                 clock=lambda: now_s,
             )
 

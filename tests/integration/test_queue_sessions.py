@@ -277,7 +277,7 @@ async def test_a_grant_that_never_arrived_waits_again(world: LeaseWorld):
         found = await world.get(run)
         assert found.state == runs_pb2.RUN_STATE_QUEUED
         assert found.attempts[0].outcome == runs_pb2.ATTEMPT_OUTCOME_RELEASED
-        assert "had not started it" in (await world.sql("SELECT state_detail FROM queue.runs"))[0][0]
+        assert "had not started it" in (await world.sql("SELECT detail FROM queue.ready"))[0][0]
         await session.beat()
         assert (await session.next_accepted()).epoch == 2
 

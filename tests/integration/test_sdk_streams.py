@@ -16,6 +16,7 @@ import pytest
 
 from towline.client import AsyncClient, Client, Endpoints, calls
 from towline.client.calls import MAX_FAILURES, Service
+from towline.client.exchanges import AHEAD
 from towline.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -34,6 +35,7 @@ from towline.v1 import (
     runs_pb2,
     runs_pb2_grpc,
 )
+from towline_testing.waiting import eventually_async
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +98,18 @@ class Misbehaving(
     async def SubmitRuns(self, request, context):
         self.requests.append(request)
         return runs_pb2.SubmitRunsResponse(runs=[f"runs/{run.display_name}" for run in request.runs])
+
+    async def StreamSubmitRuns(self, request_iterator, context):
+        async for request in request_iterator:
+            self.requests.append(request)
+            answer = self.answers.pop(0) if self.answers else None
+            if isinstance(answer, Exception):
+                raise answer
+            if answer == "silence":
+                await self._silence()
+            if answer != "dropped":
+                names = [f"runs/{run.display_name}" for run in request.runs]
+                yield runs_pb2.StreamSubmitRunsResponse(runs=names)
 
     async def WatchRun(self, request, context):
         async for run in self._stream(request):
@@ -190,6 +204,74 @@ async def test_many_runs_go_in_batches_in_their_order(monkeypatch):
     assert [len(request.runs) for request in servicer.requests] == [2, 2]
 
 
+def numbered(count):
+    return [runs_pb2.RunSubmission(job="a", queue="q", display_name=str(n)) for n in range(count)]
+
+
+async def test_batches_without_an_answer_are_sent_again_with_their_ids(monkeypatch):
+    monkeypatch.setattr("towline.client.runs.MOST_RUNS", 1)
+    soon = ResourceExhausted("later", reason="OVERLOADED", retry_after=timedelta(milliseconds=5))
+    # Two are answered, one is read but not answered, and then the stream breaks; twice more before the next.
+    servicer = Misbehaving(None, None, DOWN, soon, DOWN)
+    async with served(servicer) as client:
+        assert await client.runs.submit_many(numbered(12)) == [f"runs/{n}" for n in range(12)]
+    by_run = {}
+    for request in servicer.requests:
+        by_run.setdefault(request.runs[0].display_name, []).append(request.request_id)
+    assert [len(ids) for ids in by_run.values()] == [1, 1, 4] + [1] * 9
+    assert all(len(set(ids)) == 1 for ids in by_run.values())
+    assert len({ids[0] for ids in by_run.values()}) == 12
+
+
+async def test_a_service_that_is_away_for_good_ends_many_submissions(monkeypatch):
+    monkeypatch.setattr("towline.client.runs.MOST_RUNS", 1)
+    async with served(Misbehaving(*[DOWN] * (MAX_FAILURES + 1))) as client:
+        with pytest.raises(Unavailable, match="on purpose"):
+            await client.runs.submit_many(numbered(3))
+
+
+async def test_a_refused_batch_and_a_wrong_submission_end_many_submissions(monkeypatch):
+    monkeypatch.setattr("towline.client.runs.MOST_RUNS", 1)
+    servicer = Misbehaving(None, InvalidArgument("wrong", reason="INVALID_FIELD"))
+    async with served(servicer) as client:
+        with pytest.raises(InvalidArgument, match="wrong"):
+            await client.runs.submit_many(numbered(9))
+        servicer.answers = []
+        with pytest.raises(InvalidArgument, match="queue"):
+            await client.runs.submit_many([*numbered(9), runs_pb2.RunSubmission(job="a", queue="q q")])
+
+
+async def test_a_silent_service_ends_many_submissions(monkeypatch):
+    monkeypatch.setattr("towline.client.runs.MOST_RUNS", 1)
+    monkeypatch.setattr("towline.client.exchanges.UNARY_TIMEOUT_S", 0.3)
+    servicer = Misbehaving(None, "silence")
+    async with served(servicer) as client:
+        with pytest.raises(DeadlineExceeded, match="no answer"):
+            await client.runs.submit_many(numbered(9))
+        assert await asyncio.to_thread(servicer.cancelled.wait, 10)
+
+
+async def test_no_more_batches_are_taken_than_may_be_on_their_way(monkeypatch):
+    monkeypatch.setattr("towline.client.runs.MOST_RUNS", 1)
+    taken = []
+
+    def submissions():
+        for submission in numbered(50):
+            taken.append(submission)
+            yield submission
+
+    servicer = Misbehaving(None, "silence")
+    async with served(servicer) as client, asyncio.TaskGroup() as group:
+        call = group.create_task(client.runs.submit_many(submissions()))
+
+        async def full():
+            return len(servicer.requests) == 2 and len(taken) > AHEAD + 1
+
+        await eventually_async(full)
+        call.cancel()
+    assert len(taken) <= 1 + AHEAD + 1  # one is answered, and one is looked at to see that a batch is full
+
+
 async def test_a_watch_goes_on_over_broken_streams_and_gives_each_change_once():
     servicer = Misbehaving(
         DOWN, [QUEUED, RUNNING, DOWN], *[DOWN] * (MAX_FAILURES + 2), [RUNNING, DOWN], [RUNNING, SUCCEEDED]
@@ -262,6 +344,18 @@ class FlakyLogs(Misbehaving):
                 yield logs_pb2.TailLogsResponse(epoch=epoch, offset=offset, data=data)
         if left is not None:
             raise DOWN
+
+    async def StreamSubmitRuns(self, request_iterator, context):
+        async for request in request_iterator:
+            self.requests.append(request)
+            answer = self.answers.pop(0) if self.answers else None
+            if isinstance(answer, Exception):
+                raise answer
+            if answer == "silence":
+                await self._silence()
+            if answer != "dropped":
+                names = [f"runs/{run.display_name}" for run in request.runs]
+                yield runs_pb2.StreamSubmitRunsResponse(runs=names)
 
     async def WatchRun(self, request, context):
         yield runs_pb2.WatchRunResponse(run=run_in(runs_pb2.RUN_STATE_RUNNING, *list(self.logs)[:1]))

@@ -185,6 +185,18 @@ def test_heartbeats_come_in_time_and_when_credits_change() -> None:
     assert beat.free_slots == 0 and beat.capacity_gen == peers.book.intake.generation
 
 
+def test_a_service_with_many_agents_says_when_the_next_heartbeat_is_to_come() -> None:
+    peers = Peers()
+    assert peers.say().heartbeat.seq == 1
+    peers.now = 102
+    peers.hear(renewed=leases_pb2.Renewed(ack_seq=1, heartbeat_interval=seconds(18)))
+    assert peers.session.next_beat() == 120
+    assert peers.session.silent_at == 161  # three of the new ones, and 5 s
+    peers.now = 120
+    assert peers.say().heartbeat.seq == 2
+    assert peers.session.next_beat() == 138
+
+
 def test_silence_is_noticed() -> None:
     peers = Peers()
     assert peers.session.silent_at == 120  # three intervals of 5 s, and 5 s

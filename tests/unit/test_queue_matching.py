@@ -6,7 +6,17 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towline_queue.core.matching import MAX_BATCH, Assignment, Offer, WaitingRun, lanes, match
+from towline_queue.core.matching import (
+    MAX_BATCH,
+    Assignment,
+    Lane,
+    Offer,
+    WaitingRun,
+    lanes,
+    match,
+    places,
+    spread,
+)
 
 QUEUES = ("queues/a", "queues/b", "queues/c")
 NEVER = timedelta(days=365)
@@ -100,13 +110,13 @@ def test_lanes_let_everything_through_that_could_be_granted(
 ):
     """Matching what the lanes take is matching everything: a lane's bound never hides a run that fits."""
     seen: list[WaitingRun] = []
-    for lane in lanes(made):
+    for lane, most in lanes(made).items():
         in_lane = sorted(
-            (run for run in waiting if (run.queue, run.shape) == (lane.queue, lane.shape)),
+            (run for run in waiting if Lane(run.queue, run.shape) == lane),
             key=lambda run: (run.priority, run.seq),
         )
-        if lane.most:
-            seen += in_lane[: lane.most]
+        if most:
+            seen += in_lane[:most]
         else:
             seen += [
                 next(run for run in in_lane if run.priority == priority)
@@ -117,10 +127,47 @@ def test_lanes_let_everything_through_that_could_be_granted(
 
 @unhurried
 @given(offers())
-def test_lanes_are_distinct_and_bounded(made: list[Offer]):
-    listed = lanes(made)
-    assert len({(lane.queue, lane.shape) for lane in listed}) == len(listed)
-    assert all(0 <= lane.most <= MAX_BATCH for lane in listed)
+def test_lanes_are_bounded(made: list[Offer]):
+    assert all(0 <= most <= MAX_BATCH for most in lanes(made).values())
+
+
+@unhurried
+@given(offers(), runs(), reserve_after)
+def test_places_are_for_the_runs_that_were_matched(
+    made: list[Offer], waiting: list[WaitingRun], after: timedelta
+):
+    """Giving the first runs of each lane to its places, in order, is what was decided run by run."""
+    assignments = match(made, waiting, reserve_after=after)
+    agents = {offer.session: offer.agent for offer in made}
+    given_out = []
+    found = places(assignments, waiting, agents)
+    for lane in {place.lane for place in found}:
+        in_lane = iter(
+            sorted(
+                (run for run in waiting if Lane(run.queue, run.shape) == lane),
+                key=lambda run: (run.priority, run.seq),
+            )
+        )
+        for place in found:
+            if place.lane == lane:
+                assert place.agent == agents[place.session]
+                given_out += [
+                    Assignment(next(in_lane).run, place.session, place.gpu_ids) for _ in range(place.slots)
+                ]
+    assert sorted(given_out, key=lambda one: one.run) == sorted(assignments, key=lambda one: one.run)
+
+
+@unhurried
+@given(offers(), st.integers(0, 4), st.integers(0, 9))
+def test_one_lane_is_spread_as_its_runs_would_be_matched(made: list[Offer], shape: int, most: int):
+    lane = Lane(QUEUES[0], shape)
+    servers = [offer for offer in made if lane.queue in offer.queues]
+    waiting = [WaitingRun(f"runs/{seq}", *lane, 3, seq, NOW) for seq in range(most)]
+    matched = [(one.session, one.gpu_ids) for one in match(servers, waiting, reserve_after=NEVER)]
+    chosen = spread(servers, lane, most)
+    assert all(place.lane == lane and bool(place.gpu_ids) == bool(shape) for place in chosen)
+    spread_out = [(place.session, place.gpu_ids) for place in chosen for _ in range(place.slots)]
+    assert sorted(spread_out) == sorted(matched)
 
 
 @unhurried

@@ -38,7 +38,7 @@ def test_the_welcome_follows_the_commit_and_no_grant_goes_before_it():
     protocol = SessionProtocol(uuid4())
     (call,) = protocol.handle(hello(), 0)
     assert isinstance(call, on.Open)
-    assert (call.session, call.newcomer.agent, call.queues) == (
+    assert (call.opening.session, call.opening.newcomer.agent, call.opening.queues) == (
         protocol.key.id,
         "agents/one",
         ("queues/default",),

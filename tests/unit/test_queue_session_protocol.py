@@ -35,6 +35,16 @@ def test_renewed_follows_the_commit_of_the_renewal():
     assert (session.free_slots(), session.woken) == (2, 1)
 
 
+def test_the_dispatcher_is_woken_only_by_credits_that_are_new():
+    session = Driven()
+    woken = []
+    for free_slots in (2, 2, 1, 0, 0, 1):
+        session.say(heartbeat=leases_pb2.Heartbeat(seq=1, free_slots=free_slots))
+        session.tell(on.Renewed(Renewal(False, [])))
+        woken.append(session.woken)
+    assert woken == [1, 1, 2, 3, 3, 4]
+
+
 def test_of_several_heartbeats_at_once_the_newest_is_answered():
     session = Driven()
     beats = [leases_pb2.StreamLeasesRequest(heartbeat=leases_pb2.Heartbeat(seq=seq)) for seq in (1, 2, 3)]
@@ -137,6 +147,22 @@ def test_a_confirm_follows_the_commit(verdict: FinishVerdict):
     assert confirm.finish_id == finish.finish_id
     assert leases_pb2.FinishVerdict.Name(confirm.verdict) == f"FINISH_VERDICT_{verdict.name}"
     assert list(session.beat().renewed.lost_lease_ids) == []
+
+
+def test_confirms_go_with_the_acknowledgement_of_the_heartbeat_that_came_with_the_results():
+    session = Driven(ONE)
+    finish = leases_pb2.Finish(lease_id=lease_id(ONE), epoch=1, finish_id=str(uuid4()))
+    finish.result.outcome = runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED
+    sent = len(session.sent)
+    assert isinstance(session.say(finishes=[finish], heartbeat=leases_pb2.Heartbeat(seq=1)), on.Commit)
+    results = [(UUID(finish.finish_id), FinishVerdict.OK)]
+    assert isinstance(session.tell(answer(results=results, ended={ONE})), on.Renew)
+    assert len(session.sent) == sent
+    session.tell(on.Renewed(Renewal(False, [])))
+    (message,) = session.sent[sent:]
+    assert [confirm.finish_id for confirm in message.confirms] == [finish.finish_id]
+    assert message.renewed.ack_seq == 1
+    assert not session.beat().confirms
 
 
 # Inventory

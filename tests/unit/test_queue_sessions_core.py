@@ -116,9 +116,16 @@ def test_credits_count_grants_the_agent_has_not_seen():
     assert (credits.free_slots, credits.free_gpus) == (2, {"b"})
     credits.told(1, 2, {"b"}, grant_seq_seen=first)
     assert (credits.free_slots, credits.free_gpus) == (2, {"b"})
-    second = credits.take(["b"])
-    credits.give_back(second)
-    assert (credits.free_slots, credits.free_gpus) == (2, {"b"})
+
+
+def test_credits_that_are_held_for_a_claim_are_freed_by_nothing_that_is_said_meanwhile():
+    credits = Credits()
+    credits.told(1, 3, {"a", "b"}, grant_seq_seen=0)
+    credits.hold(2, ["b"])
+    credits.told(2, 3, {"a", "b"}, grant_seq_seen=0)
+    assert (credits.free_slots, credits.free_gpus) == (1, {"a"})
+    credits.release()
+    assert (credits.free_slots, credits.free_gpus) == (3, {"a", "b"})
 
 
 def test_an_older_word_about_credits_is_ignored():

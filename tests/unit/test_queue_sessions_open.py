@@ -11,6 +11,7 @@ from towline_queue.core.lease_policy import DEFAULT
 from towline_queue.core.leases import Reconciled, Renewal
 from towline_queue.core.sessions import Reconciliation
 from towline_queue.signals import Key, Signals, Topic
+from towline_testing.driven_session import ONE, claimed
 
 STOPS = on.ServiceStops(timedelta(0), timedelta(0))
 
@@ -41,13 +42,13 @@ def test_an_agent_that_does_not_read_loses_its_session():
     assert slow.handle(on.Goodbye()) is None  # says nothing more, and does not fail
 
 
-async def test_a_session_that_is_closed_sends_what_was_queued_and_a_last_word():
+def test_a_session_that_is_closed_sends_what_was_queued_and_a_last_word():
     ending = session()
     ending.handle(STOPS)
     ending.handle(on.DrainWanted())
-    assert (await ending.next_message()).HasField("welcome")
-    assert (await ending.next_message()).go_away.reason == "the queue service stops"
-    assert await ending.next_message() is None
+    assert ending.next_message().HasField("welcome")
+    assert ending.next_message().go_away.reason == "the queue service stops"
+    assert ending.next_message() is None
     assert ending.error.reason == "SERVICE_STOPPING"
 
 
@@ -79,3 +80,30 @@ async def test_waiting_until_all_have_left():
     connections.add(only)
     connections.remove(only)
     await connections.wait_empty()
+
+
+def test_an_outbox_is_bounded_in_bytes_too():
+    slow = session()
+    granted = claimed(ONE, slow.protocol.key.id)._replace(spec=b"\x12\x80\x80\x40" + b"x" * 2**20)
+    sent = 0
+    while not slow.closing.is_set():
+        assert slow.handle(on.Granted([(granted, 1)])) is None
+        sent += 1
+    assert sent == 8  # the Welcome waits before them; the eighth is over 8 MiB
+    assert slow.error.reason == "OUTBOX_FULL"
+
+
+def test_a_message_that_comes_wakes_the_writer():
+    woken = 0
+
+    def write() -> None:
+        nonlocal woken
+        woken += 1
+
+    made = session()
+    made.to_write = write
+    made.handle(on.DrainWanted())
+    assert woken == 1
+    assert made.next_message().HasField("welcome")
+    assert made.next_message().HasField("drain")
+    assert made.next_message() is None

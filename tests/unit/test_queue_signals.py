@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from towline_queue.signals import Key, Signals, Topic
+from towline_queue.signals import Key, Signals, Topic, parse_ready_name
 
 NOW = timedelta(0)
 RUN = Key(Topic.RUN, "runs/a")
@@ -37,13 +37,13 @@ async def test_names_are_remembered_up_to_a_bound() -> None:
     with signals.watching(Key(Topic.READY)) as watch:
         signals.queue_ready("queues/a")
         signals.queue_ready("queues/b")
-        assert watch.take_names() == {"queues/a", "queues/b"}
-        assert watch.take_names() == frozenset()
+        assert watch.take_names(Topic.READY) == {"queues/a", "queues/b"}
+        assert watch.take_names(Topic.READY) == frozenset()
         for number in range(5000):
             signals.queue_ready(f"queues/{number}")
-        assert watch.take_names() is None
+        assert watch.take_names(Topic.READY) is None
         signals.queue_ready("queues/c")
-        assert watch.take_names() == {"queues/c"}
+        assert watch.take_names(Topic.READY) == {"queues/c"}
 
 
 async def test_nothing_is_kept_when_nobody_watches() -> None:
@@ -54,3 +54,27 @@ async def test_nothing_is_kept_when_nobody_watches() -> None:
     signals.stop_requested("runs/a")
     with signals.watching(RUN, Key(Topic.STOP)) as watch:
         assert not await watch.wait(NOW)
+
+
+async def test_topics_are_remembered_apart() -> None:
+    signals = Signals()
+    with signals.watching(Key(Topic.READY), Key(Topic.CREDITS)) as watch:
+        signals.queue_ready("queues/a")
+        signals.queue_ready("queues/a", 2)
+        signals.credits_changed("agents/one")
+        assert watch.take_names(Topic.CREDITS) == {"agents/one"}
+        ready = watch.take_names(Topic.READY)
+        assert {parse_ready_name(name) for name in ready or ()} == {("queues/a", None), ("queues/a", 2)}
+
+
+async def test_what_another_replica_announces_is_not_relayed_back() -> None:
+    signals = Signals()
+    with signals.watching(Key(Topic.STOP)) as relay, signals.watching(Key(Topic.STOP, "runs/a")) as waiter:
+        signals.relayed(Topic.STOP, "runs/a", relay)
+        assert await waiter.wait()
+        assert not await relay.wait(NOW)
+        signals.relayed(Topic.STOP, None, relay)  # too many to name
+        assert await waiter.wait()
+        assert waiter.take_names(Topic.STOP) is None
+        signals.stop_requested("runs/a")
+        assert await relay.wait()

@@ -27,6 +27,12 @@ def test_every_move_out_of_an_agents_hands_compares_the_epoch():
     assert all("epoch" in move.guard for move in TABLE if move.sources & ACTIVE)
 
 
+def test_progress_is_every_move_forward():
+    """The statement that takes progress keeps the later of two states, and so no other."""
+    moves = {(source, move.target) for move in transitions.PROGRESS for source in move.sources}
+    assert moves == {(one, other) for one in ACTIVE for other in ACTIVE if one < other}
+
+
 def test_only_a_claim_gives_a_lease():
     assert [move for move in TABLE if move.sources & WAITING and move.target in ACTIVE] == [transitions.CLAIM]
 

@@ -13,7 +13,7 @@ from towline.errors import DeadlineExceeded, ResourceExhausted, TowlineError, Un
 from towline.rpc.channel import open_channel
 from towline.rpc.status import to_error
 
-__all__ = ["Backoff", "Service", "listed", "new_request_id", "reconnecting"]
+__all__ = ["Backoff", "Service", "listed", "new_request_id", "pause_s", "reconnecting"]
 
 UNARY_TIMEOUT_S: Final = 30.0
 # A stream that is quiet for good is opened anew this often; whoever reads it does not notice.
@@ -100,10 +100,10 @@ class Service:
                 return await method(request, timeout=max(deadline - loop.time(), 0.001))
             except grpc.aio.AioRpcError as failure:
                 error = self.error(failure)
-            pause_s = _pause_s(error, backoff)
-            if pause_s is None or loop.time() + pause_s >= deadline:
+            pause = pause_s(error, backoff)
+            if pause is None or loop.time() + pause >= deadline:
                 raise error
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(pause)
 
     async def stream(
         self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request
@@ -127,7 +127,7 @@ class Service:
         return to_error(failure, peer=self._peer)
 
 
-def _pause_s(error: TowlineError, backoff: Backoff) -> float | None:
+def pause_s(error: TowlineError, backoff: Backoff) -> float | None:
     """Give the seconds after which trying again may help; None: it will not."""
     if backoff.exhausted:
         return None

@@ -3,12 +3,14 @@
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from towline.client import shorthand
 from towline.client.artifacts import Artifacts
 from towline.client.calls import PAGE_SIZE, Service, listed, new_request_id, reconnecting
+from towline.client.exchanges import exchange
 from towline.errors import FailedPrecondition, Internal, NotFound
 from towline.v1 import artifacts_pb2, runs_pb2
 from towline.v1.runs_pb2_grpc import RunServiceStub
@@ -48,13 +50,26 @@ class Runs:
     async def submit_many(self, submissions: Iterable[runs_pb2.RunSubmission]) -> Names:
         """Queue many runs, in this order, and give their names.
 
-        Up to 1000 (8 MiB) are queued all or none; more go in several such batches, and an error then
-        leaves those of the batches before it queued.
+        Up to 1000 (8 MiB) are queued all or none; more go in several such batches over one stream, and an
+        error then leaves those of the batches before it queued.
         """
+        batches = _batches(_whole(submission) for submission in submissions)
+        first, second = next(batches, None), next(batches, None)
+        if first is None:
+            return []
+        if second is None:
+            request = runs_pb2.SubmitRunsRequest(request_id=new_request_id(), runs=first)
+            return list((await self._queue.call(self._stub.SubmitRuns, request)).runs)
         queued: Names = []
-        for batch in _batches(_whole(submission) for submission in submissions):
-            request = runs_pb2.SubmitRunsRequest(request_id=new_request_id(), runs=batch)
-            queued.extend((await self._queue.call(self._stub.SubmitRuns, request)).runs)
+        await exchange(
+            self._queue,
+            self._stub.StreamSubmitRuns,
+            (
+                runs_pb2.StreamSubmitRunsRequest(request_id=new_request_id(), runs=runs)
+                for runs in chain([first, second], batches)
+            ),
+            lambda response: queued.extend(response.runs),
+        )
         return queued
 
     async def get(self, name: str) -> runs_pb2.Run:

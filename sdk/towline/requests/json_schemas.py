@@ -12,6 +12,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from towline.requests.json_values import Json, dump, parse
+from towline.requests.schema_acceptors import acceptor
 
 __all__ = ["Schema"]
 
@@ -46,6 +47,8 @@ class Schema:
             raise ValueError(f"is no JSON Schema (Draft 2020-12): {_brief(error)}") from None
         # An empty registry: a schema from outside must not make the service fetch anything.
         self._validator = Draft202012Validator(schema, registry=Registry())
+        self.accepts = acceptor(schema)
+        """Whether a value fits, seen quickly; False: `violations` tells."""
 
     def violations(self, value: Json) -> Iterator[tuple[str | None, str]]:
         """Give (path, problem) for all that the schema forbids in `value`.

@@ -19,20 +19,23 @@ def parse(text: str) -> Json:
             an object has a key twice, it nests deeper than 64, or a string is no Unicode text.
     """
     try:
-        value: Json = json.loads(
-            text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique_keys
-        )
+        value: Json
+        value, end = _DECODER.raw_decode(text) if text.startswith("{") else (None, -1)
+        if end != len(text):  # there is white space around it, or it is no object, or not JSON
+            value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except RecursionError:
         raise ValueError(f"nests deeper than {_MAX_DEPTH}") from None
-    _check(value)
+    # Most texts cannot hold what is looked for: they have no such characters, and too few brackets.
+    if not text.isascii() or "\\u" in text or text.count("[") + text.count("{") > _MAX_DEPTH:
+        _check(value)
     return value
 
 
 def dump(value: Json) -> str:
     """Write a value as compact JSON, keys in their order, floats so that they read back equal."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _no_constant(word: str) -> Never:
@@ -53,6 +56,13 @@ def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         twice = next(key for index, key in enumerate(keys) if key in keys[:index])
         raise ValueError(f"has the key {twice!r} twice in one object")
     return result
+
+
+# Made once: json.loads and json.dumps make one for each call that has options.
+_DECODER: Final = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique_keys
+)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _check(root: Json) -> None:

@@ -6,12 +6,13 @@ mutation carries a request_id or an epoch, so repeating it is safe.
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from google.protobuf.message import Message
@@ -23,19 +24,34 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    event,
     func,
     make_url,
     select,
     text,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.engine.interfaces import AdaptedConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from towline.errors import InvalidArgument, ResourceExhausted, Unavailable
 
-__all__ = ["connecting", "idempotent", "migrate", "remembered", "requests_table", "transaction"]
+__all__ = [
+    "SERVER_SETTINGS",
+    "RequestKey",
+    "connecting",
+    "host_of",
+    "idempotent",
+    "migrate",
+    "outage",
+    "pool_exhausted",
+    "remembered",
+    "request_key",
+    "requests_table",
+    "transaction",
+]
 
 _log = logging.getLogger(__name__)
 _Response = TypeVar("_Response", bound=Message)
@@ -48,6 +64,18 @@ _OUTAGE: Final = ("08", "25P03", "53", "57")
 # or cut off, and must not hold its locks against the other replicas.
 _LONGEST_IDLE: Final = timedelta(seconds=10)
 
+SERVER_SETTINGS: Final = {
+    "idle_in_transaction_session_timeout": f"{_LONGEST_IDLE.total_seconds():g}s",
+    # Compiling a plan takes longer than any statement of ours.
+    "jit": "off",
+    # A table that was empty when it was analyzed may have millions of rows in a minute, and is never to be
+    # read from end to end then.
+    "enable_seqscan": "off",
+    # Starting processes takes longer than most statements, and takes the cores from all others.
+    "max_parallel_workers_per_gather": "0",
+}
+"""What every connection of a service sets."""
+
 
 def _engine(url: str, *, pool_size: int) -> AsyncEngine:
     try:
@@ -58,15 +86,21 @@ def _engine(url: str, *, pool_size: int) -> AsyncEngine:
         ) from None
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise InvalidArgument.field("DATABASE_URL", "only PostgreSQL is taken; write postgresql://…")
-    parsed = parsed.set(drivername="postgresql+asyncpg")
-    idle = f"{_LONGEST_IDLE.total_seconds():g}s"
-    return create_async_engine(
-        parsed,
+    engine = create_async_engine(
+        parsed.set(drivername="postgresql+asyncpg"),
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=False,
-        connect_args={"server_settings": {"idle_in_transaction_session_timeout": idle}},
+        connect_args={"server_settings": dict(SERVER_SETTINGS)},
     )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(connection: AdaptedConnection, *_: object) -> None:
+    """Have the pool give another connection than one that PostgreSQL has closed: it may have restarted."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 @asynccontextmanager
@@ -84,7 +118,7 @@ async def connecting(url: str, *, pool_size: int = 8) -> AsyncIterator[AsyncEngi
                 await connection.execute(text("SELECT 1"))
         except DBAPIError as error:  # no such database or role, a wrong password
             raise Unavailable(
-                f"PostgreSQL ({_host(engine)}) refuses: {_first_line(error)}; check DATABASE_URL",
+                f"PostgreSQL ({host_of(engine)}) refuses: {_first_line(error)}; check DATABASE_URL",
                 reason="DATABASE_UNAVAILABLE",
             ) from error
         except TypeError as error:  # asyncpg takes the URL's query as arguments
@@ -102,35 +136,54 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         Unavailable: PostgreSQL was lost before the commit was acknowledged; reason DATABASE_UNAVAILABLE.
         ResourceExhausted: All connections were in use for half a minute; reason OVERLOADED.
     """
+    with outage(host_of(engine)):
+        try:
+            async with engine.begin() as connection:
+                yield connection
+        except PoolTimeout as error:
+            raise pool_exhausted() from error
+
+
+@contextmanager
+def outage(host: str) -> Iterator[None]:
+    """Raise Unavailable/DATABASE_UNAVAILABLE where the block fails because PostgreSQL was lost.
+
+    Args:
+        host: Where it is, for people.
+    """
     try:
-        async with engine.begin() as connection:
-            yield connection
-    except PoolTimeout as error:
-        raise ResourceExhausted(
-            "all connections to PostgreSQL are in use; come back later, or raise DATABASE_POOL_SIZE",
-            reason="OVERLOADED",
-            retry_after=timedelta(seconds=1),
-        ) from error
-    except (DBAPIError, OSError) as error:
+        yield
+    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         if not _is_outage(error):
             raise
         raise Unavailable(
-            f"PostgreSQL ({_host(engine)}) cannot be reached: {_first_line(error)}; "
-            "start it or check DATABASE_URL",
+            f"PostgreSQL ({host}) cannot be reached: {_first_line(error)}; start it or check DATABASE_URL",
             reason="DATABASE_UNAVAILABLE",
         ) from error
 
 
-def _host(engine: AsyncEngine) -> str:
+def pool_exhausted() -> ResourceExhausted:
+    """Make the error for a pool that had no connection to give for half a minute."""
+    return ResourceExhausted(
+        "all connections to PostgreSQL are in use; come back later, or raise DATABASE_POOL_SIZE",
+        reason="OVERLOADED",
+        retry_after=timedelta(seconds=1),
+    )
+
+
+def host_of(engine: AsyncEngine) -> str:
+    """Say where an engine connects, for people."""
     return str(engine.url.host or engine.url.query.get("host", "local socket"))
 
 
 def _is_outage(error: Exception) -> bool:
-    if not isinstance(error, DBAPIError):
-        return True
-    if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
-        return True
-    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_OUTAGE)
+    if isinstance(error, DBAPIError):
+        if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+            return True
+        return str(getattr(error.orig, "sqlstate", None) or "").startswith(_OUTAGE)
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate).startswith(_OUTAGE)
+    return True
 
 
 def _first_line(error: Exception) -> str:
@@ -175,6 +228,32 @@ def requests_table(metadata: MetaData) -> Table:
     )
 
 
+class RequestKey(NamedTuple):
+    """What tells a repetition of a request, and one that only has its id.
+
+    Attributes:
+        method: Full name of the request's message.
+        id: Its request_id.
+        digest: Sha256 of the whole request.
+    """
+
+    method: str
+    id: UUID
+    digest: bytes
+
+
+def request_key(request: Message) -> RequestKey | None:
+    """Return the key of a request that carries `request_id`; None where that is empty.
+
+    Raises:
+        InvalidArgument: The id is no UUID.
+    """
+    request_id: str = getattr(request, "request_id")  # noqa: B009 - not on Message itself
+    if not request_id:
+        return None
+    return RequestKey(request.DESCRIPTOR.full_name, _uuid(request_id), _digest(request))
+
+
 async def idempotent(
     engine: AsyncEngine,
     requests: Table,
@@ -194,26 +273,23 @@ async def idempotent(
     Raises:
         InvalidArgument: The id is no UUID, or came before with another body (REQUEST_ID_REUSED).
     """
-    request_id = _request_id(request)
-    if not request_id:
+    key = request_key(request)
+    if key is None:
         async with transaction(engine) as connection:
             return await apply(connection)
-    method = request.DESCRIPTOR.full_name
-    key = _uuid(request_id)
-    digest = _digest(request)
     async with transaction(engine) as connection:
         # Two repetitions at once: the second waits here until the first has committed.
         await connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": str(key)}
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": str(key.id)}
         )
-        answer = await _answer(connection, requests, request, response_type)
+        answer = await _answer(connection, requests, key, response_type)
         if answer is None:
             answer = await apply(connection)
             await connection.execute(
                 insert(requests).values(
-                    method=method,
-                    request_id=key,
-                    digest=digest,
+                    method=key.method,
+                    request_id=key.id,
+                    digest=key.digest,
                     response=answer.SerializeToString(deterministic=True),
                 )
             )
@@ -221,46 +297,36 @@ async def idempotent(
 
 
 async def remembered(
-    engine: AsyncEngine, requests: Table, request: Message, response_type: type[_Response]
+    engine: AsyncEngine, requests: Table, key: RequestKey, response_type: type[_Response]
 ) -> _Response | None:
-    """Return the answer that `idempotent` kept for this request; None if it has not been carried out.
-
-    For methods that ask another service first: a repetition gets its answer without that service.
+    """Return the answer that was kept for a request; None if it has not been carried out.
 
     Raises:
-        InvalidArgument: See `idempotent`.
+        InvalidArgument: Its id came before with another body (REQUEST_ID_REUSED).
     """
-    if not _request_id(request):
-        return None
     async with transaction(engine) as connection:
-        return await _answer(connection, requests, request, response_type)
+        return await _answer(connection, requests, key, response_type)
 
 
 async def _answer(
-    connection: AsyncConnection, requests: Table, request: Message, response_type: type[_Response]
+    connection: AsyncConnection, requests: Table, key: RequestKey, response_type: type[_Response]
 ) -> _Response | None:
-    request_id = _request_id(request)
     found = (
         await connection.execute(
             select(requests.c.digest, requests.c.response).where(
-                requests.c.method == request.DESCRIPTOR.full_name, requests.c.request_id == _uuid(request_id)
+                requests.c.method == key.method, requests.c.request_id == key.id
             )
         )
     ).one_or_none()
     if found is None:
         return None
-    if found.digest != _digest(request):
+    if found.digest != key.digest:
         raise InvalidArgument(
-            f"request_id: {request_id} came before with another request; take a new UUID for each",
+            f"request_id: {key.id} came before with another request; take a new UUID for each",
             reason="REQUEST_ID_REUSED",
             metadata={"field": "request_id"},
         )
     return response_type.FromString(found.response)
-
-
-def _request_id(request: Message) -> str:
-    request_id: str = getattr(request, "request_id")  # noqa: B009 - not on Message itself
-    return request_id
 
 
 def _digest(request: Message) -> bytes:

@@ -1,9 +1,10 @@
 """A service as a process: settings from the environment, one line for what prevents its start."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Coroutine
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
@@ -13,6 +14,9 @@ from towline.service.logging import configure
 from towline.service.settings import ServiceSettings
 
 __all__ = ["load_settings", "run"]
+
+# New objects until the youngest are looked through, and how often the older ones are, in turn.
+_COLLECT: Final = (10_000, 20, 100)
 
 _Settings = TypeVar("_Settings", bound=BaseSettings)
 _ServiceSettings = TypeVar("_ServiceSettings", bound=ServiceSettings)
@@ -38,6 +42,17 @@ def load_settings(kind: type[_Settings]) -> _Settings:
         raise InvalidArgument(message, reason="INVALID_SETTING", metadata=problems) from None
 
 
+def _collect_seldom() -> None:
+    """Keep the garbage collector from what lives as long as the service does.
+
+    As Python sets it, going through what thousands of connections hold takes a quarter of an idle service's
+    time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
+
+
 def run(
     kind: type[_ServiceSettings], serve: Callable[[_ServiceSettings], Coroutine[None, None, None]]
 ) -> int:
@@ -51,6 +66,7 @@ def run(
     try:
         settings = load_settings(kind)
         configure(settings.log_level, settings.log_format)
+        _collect_seldom()
         asyncio.run(serve(settings))
     except* TowlineError as group:
         sys.stderr.write(f"{_first(group).message}\n")

@@ -25,8 +25,6 @@ _log = logging.getLogger(__name__)
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # Two services must never share a port unnoticed.
-    ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
@@ -57,7 +55,9 @@ async def serving(
     Raises:
         Unavailable: The address cannot be listened on; reason ADDRESS_IN_USE.
     """
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+    # Two services must never share a port unnoticed.
+    options = (*_OPTIONS, ("grpc.so_reuseport", int(settings.share_address)))
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
     names = [*register(server), health.SERVICE_NAME]
     status = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)

@@ -14,6 +14,9 @@ class ServiceSettings(BaseSettings):
     listen: str
     """Address to listen on, "host:port" or "unix:PATH"; port 0 takes a free one."""
 
+    share_address: bool = False
+    """Whether processes of one machine may share a "host:port"; each gets a part of the connections."""
+
     address_file: Path | None = None
     """File that gets the address listened on once the service is ready."""
 

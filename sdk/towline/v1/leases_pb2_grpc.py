@@ -32,6 +32,8 @@ class LeaseServiceStub:
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
+    RESOURCE_EXHAUSTED/OUTBOX_FULL (the agent does not read what it is sent), RESOURCE_EXHAUSTED/OVERLOADED (too many
+    agents connect at once; both with RetryInfo),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 
@@ -60,6 +62,8 @@ class LeaseServiceServicer:
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
+    RESOURCE_EXHAUSTED/OUTBOX_FULL (the agent does not read what it is sent), RESOURCE_EXHAUSTED/OVERLOADED (too many
+    agents connect at once; both with RetryInfo),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 
@@ -105,6 +109,8 @@ class LeaseService:
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
+    RESOURCE_EXHAUSTED/OUTBOX_FULL (the agent does not read what it is sent), RESOURCE_EXHAUSTED/OVERLOADED (too many
+    agents connect at once; both with RetryInfo),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 

@@ -58,6 +58,8 @@ class LeaseServiceStub:
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
+    RESOURCE_EXHAUSTED/OUTBOX_FULL (the agent does not read what it is sent), RESOURCE_EXHAUSTED/OVERLOADED (too many
+    agents connect at once; both with RetryInfo),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 
@@ -78,6 +80,8 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
+    RESOURCE_EXHAUSTED/OUTBOX_FULL (the agent does not read what it is sent), RESOURCE_EXHAUSTED/OVERLOADED (too many
+    agents connect at once; both with RetryInfo),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 
@@ -94,6 +98,8 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     NOT_FOUND/QUEUE_NOT_FOUND (none of its queues exists), ALREADY_EXISTS/AGENT_ID_IN_USE (another node with this agent id
     is connected; metadata: its hostname), ABORTED/SESSION_SUPERSEDED (the same node connected again),
     ABORTED/HELLO_OUT_OF_DATE (a later Hello of the same instance came before this one),
+    RESOURCE_EXHAUSTED/OUTBOX_FULL (the agent does not read what it is sent), RESOURCE_EXHAUSTED/OVERLOADED (too many
+    agents connect at once; both with RetryInfo),
     UNAVAILABLE (service stops; a GoAway went before).
     """
 

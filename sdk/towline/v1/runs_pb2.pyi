@@ -882,7 +882,7 @@ class SubmitRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """The run, QUEUED or SCHEDULED."""
+        """The run as it is now: QUEUED, SCHEDULED, or further if an agent was quick or the request is repeated."""
 
     def __init__(
         self,
@@ -948,6 +948,58 @@ class SubmitRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitRunsResponse: _TypeAlias = SubmitRunsResponse  # noqa: Y015
+
+@_typing.final
+class StreamSubmitRunsRequest(_message.Message):
+    """StreamSubmitRunsRequest is one batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key of the batch, see SubmitRunRequest."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunSubmission]:
+        """At most 1000."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        runs: _abc.Iterable[Global___RunSubmission] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamSubmitRunsRequest: _TypeAlias = StreamSubmitRunsRequest  # noqa: Y015
+
+@_typing.final
+class StreamSubmitRunsResponse(_message.Message):
+    """StreamSubmitRunsResponse names the runs of one batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"runs/{run}" of each submission, in the order given."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamSubmitRunsResponse: _TypeAlias = StreamSubmitRunsResponse  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):
@@ -1098,10 +1150,12 @@ class ListRunsResponse(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty: none."""
+    """Token of the next page; empty: there is none."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
-        """Runs, newest first; `queue_position` is not counted in lists."""
+        """Runs, newest first; `queue_position` is not counted in lists. Where a filter selects few of many runs, a
+        page may hold fewer than were asked for, or none, with more to come.
+        """
 
     def __init__(
         self,

@@ -52,6 +52,11 @@ class RunServiceStub:
                 request_serializer=towline_dot_v1_dot_runs__pb2.SubmitRunsRequest.SerializeToString,
                 response_deserializer=towline_dot_v1_dot_runs__pb2.SubmitRunsResponse.FromString,
                 _registered_method=True)
+        self.StreamSubmitRuns = channel.stream_stream(
+                '/towline.v1.RunService/StreamSubmitRuns',
+                request_serializer=towline_dot_v1_dot_runs__pb2.StreamSubmitRunsRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_runs__pb2.StreamSubmitRunsResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/towline.v1.RunService/GetRun',
                 request_serializer=towline_dot_v1_dot_runs__pb2.GetRunRequest.SerializeToString,
@@ -104,6 +109,16 @@ class RunServiceServicer:
 
     def SubmitRuns(self, request, context):
         """SubmitRuns queues many in one transaction, in the given order: all of them or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamSubmitRuns(self, request_iterator, context):
+        """StreamSubmitRuns queues batches, each in one transaction, all of it or none; one response per batch, in
+        order, after it is durable. Batches may be sent ahead; past a few, the service stops reading until some
+        are stored. The first batch that is wrong ends the stream with its error: those before it are stored and
+        answered, those after it are not stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +181,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.SubmitRuns,
                     request_deserializer=towline_dot_v1_dot_runs__pb2.SubmitRunsRequest.FromString,
                     response_serializer=towline_dot_v1_dot_runs__pb2.SubmitRunsResponse.SerializeToString,
+            ),
+            'StreamSubmitRuns': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamSubmitRuns,
+                    request_deserializer=towline_dot_v1_dot_runs__pb2.StreamSubmitRunsRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_runs__pb2.StreamSubmitRunsResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -260,6 +280,33 @@ class RunService:
             '/towline.v1.RunService/SubmitRuns',
             towline_dot_v1_dot_runs__pb2.SubmitRunsRequest.SerializeToString,
             towline_dot_v1_dot_runs__pb2.SubmitRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamSubmitRuns(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/towline.v1.RunService/StreamSubmitRuns',
+            towline_dot_v1_dot_runs__pb2.StreamSubmitRunsRequest.SerializeToString,
+            towline_dot_v1_dot_runs__pb2.StreamSubmitRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

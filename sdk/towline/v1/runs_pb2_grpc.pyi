@@ -51,6 +51,12 @@ class RunServiceStub:
     """SubmitRun queues one run. Answered only after it is durable."""
     SubmitRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SubmitRunsRequest, _runs_pb2.SubmitRunsResponse]
     """SubmitRuns queues many in one transaction, in the given order: all of them or none."""
+    StreamSubmitRuns: _grpc.StreamStreamMultiCallable[_runs_pb2.StreamSubmitRunsRequest, _runs_pb2.StreamSubmitRunsResponse]
+    """StreamSubmitRuns queues batches, each in one transaction, all of it or none; one response per batch, in
+    order, after it is durable. Batches may be sent ahead; past a few, the service stops reading until some
+    are stored. The first batch that is wrong ends the stream with its error: those before it are stored and
+    answered, those after it are not stored.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]
     """GetRun returns one run."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsResponse]
@@ -87,6 +93,12 @@ class RunServiceAsyncStub(RunServiceStub):
     """SubmitRun queues one run. Answered only after it is durable."""
     SubmitRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.SubmitRunsRequest, _runs_pb2.SubmitRunsResponse]  # type: ignore[assignment]
     """SubmitRuns queues many in one transaction, in the given order: all of them or none."""
+    StreamSubmitRuns: _aio.StreamStreamMultiCallable[_runs_pb2.StreamSubmitRunsRequest, _runs_pb2.StreamSubmitRunsResponse]  # type: ignore[assignment]
+    """StreamSubmitRuns queues batches, each in one transaction, all of it or none; one response per batch, in
+    order, after it is durable. Batches may be sent ahead; past a few, the service stops reading until some
+    are stored. The first batch that is wrong ends the stream with its error: those before it are stored and
+    answered, those after it are not stored.
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun returns one run."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -132,6 +144,18 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.SubmitRunsResponse, _abc.Awaitable[_runs_pb2.SubmitRunsResponse]]:
         """SubmitRuns queues many in one transaction, in the given order: all of them or none."""
+
+    @_abc_1.abstractmethod
+    def StreamSubmitRuns(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.StreamSubmitRunsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_runs_pb2.StreamSubmitRunsResponse], _abc.AsyncIterator[_runs_pb2.StreamSubmitRunsResponse]]:
+        """StreamSubmitRuns queues batches, each in one transaction, all of it or none; one response per batch, in
+        order, after it is durable. Batches may be sent ahead; past a few, the service stops reading until some
+        are stored. The first batch that is wrong ends the stream with its error: those before it are stored and
+        answered, those after it are not stored.
+        """
 
     @_abc_1.abstractmethod
     def GetRun(

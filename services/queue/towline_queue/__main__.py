@@ -14,6 +14,7 @@ from towline.v1 import fleet_pb2_grpc, leases_pb2_grpc, logs_pb2_grpc, queues_pb
 from towline_queue.leasing import Leasing
 from towline_queue.log_reader import LogReader
 from towline_queue.log_writer import LogWriter
+from towline_queue.recipes import Recipes
 from towline_queue.registry_client import registry_client
 from towline_queue.servicers.fleet import FleetServicer
 from towline_queue.servicers.leases import LeaseServicer
@@ -22,8 +23,11 @@ from towline_queue.servicers.queues import QueueServicer
 from towline_queue.servicers.runs import RunServicer
 from towline_queue.settings import QueueSettings
 from towline_queue.signals import Signals
+from towline_queue.storage.database import opening
 from towline_queue.storage.lease_store import PostgresLeaseStore
+from towline_queue.storage.notifications import Notifications
 from towline_queue.storage.tables import SCHEMA
+from towline_queue.storing import Storing
 from towline_queue.submitting import Submitter
 
 __all__ = ["running"]
@@ -38,16 +42,25 @@ async def running(settings: QueueSettings) -> AsyncIterator[str]:
     """
     signals = Signals()
     async with (
-        connecting(settings.database_url, pool_size=settings.database_pool_size) as engine,
+        connecting(settings.database_url, pool_size=settings.database_pool_size // 2) as engine,
+        opening(engine, size=settings.database_pool_size - settings.database_pool_size // 2) as database,
         registry_client(settings.registry_address) as registry,
     ):
         await migrate(engine, schema=SCHEMA, scripts="towline_queue:migrations")
-        leasing = Leasing(PostgresLeaseStore(engine), signals, settings)
+        leasing = Leasing(PostgresLeaseStore(database), signals, settings)
         log_writer = LogWriter(engine, signals)
+        storing = Storing(database, signals)
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             queues_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(engine, signals), server)
-            submitter = Submitter(engine, registry, most_in_flight=settings.max_submits_in_flight)
+            recipes = Recipes(database, registry)
+            submitter = Submitter(
+                engine,
+                recipes,
+                storing,
+                leasing.dispatcher.has_room,
+                most_in_flight=settings.max_submits_in_flight,
+            )
             runs_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(engine, signals, submitter), server)
             logs = LogServicer(log_writer, LogReader(engine, signals))
             logs_pb2_grpc.add_LogServiceServicer_to_server(logs, server)
@@ -60,6 +73,8 @@ async def running(settings: QueueSettings) -> AsyncIterator[str]:
             tasks = [
                 group.create_task(leasing.run(), name="leasing"),
                 group.create_task(log_writer.run(), name="log writer"),
+                group.create_task(storing.run(), name="storing"),
+                group.create_task(Notifications(engine, signals).run(), name="notifications"),
             ]
             try:
                 async with serving(settings, register) as address:

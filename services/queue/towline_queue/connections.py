@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 from uuid import UUID
 
 from towline.errors import TowlineError
 from towline.v1 import leases_pb2
+from towline_queue.core.heartbeats import Pace
 from towline_queue.core.session_events import (
     Close,
     Event,
@@ -26,6 +27,11 @@ __all__ = ["Connections", "Session"]
 
 _log = logging.getLogger(__name__)
 _OUTBOX: Final = 1000
+_OUTBOX_BYTES: Final = 8 * 1024 * 1024
+
+
+def _nobody_writes() -> None:
+    """Stand for the stream until there is one."""
 
 
 class Session:
@@ -34,16 +40,23 @@ class Session:
     Args:
         session_id: A new one.
         signals: Wakes the dispatcher.
+        pace: Of the process.
     """
 
-    def __init__(self, session_id: UUID, signals: Signals) -> None:
-        self.protocol = SessionProtocol(session_id)
+    __slots__ = ("_outbox", "_outbox_bytes", "_signals", "closing", "error", "protocol", "to_write")
+
+    def __init__(self, session_id: UUID, signals: Signals, pace: Pace | None = None) -> None:
+        self.protocol = SessionProtocol(session_id, pace)
         self.closing = asyncio.Event()
         """The stream is to end once its last words are written."""
         self.error: TowlineError | None = None
         """What it ends with."""
+        self.to_write: Callable[[], None] = _nobody_writes
+        """Is called when there is a message to write."""
         self._signals = signals
-        self._outbox: asyncio.Queue[leases_pb2.StreamLeasesResponse | None] = asyncio.Queue(_OUTBOX)
+        # A list, for it is empty nearly always, and thousands of them are kept.
+        self._outbox: list[leases_pb2.StreamLeasesResponse] = []
+        self._outbox_bytes = 0
 
     @property
     def agent(self) -> str:
@@ -67,30 +80,32 @@ class Session:
                     return None if self.protocol.phase is Phase.CLOSED else effect
         return None
 
-    async def next_message(self) -> leases_pb2.StreamLeasesResponse | None:
-        """Return the next message to write; None: that was the last."""
-        return await self._outbox.get()
+    def next_message(self) -> leases_pb2.StreamLeasesResponse | None:
+        """Return the next message to write; None: there is nothing to say now."""
+        if not self._outbox:
+            self._outbox_bytes = 0
+            return None
+        return self._outbox.pop(0)
 
     def hush(self) -> None:
         """Drop what is still to be written: there is nothing more to say."""
-        while not self._outbox.empty():
-            self._outbox.get_nowait()
-        self._outbox.put_nowait(None)
+        self._outbox.clear()
 
     def _send(self, message: leases_pb2.StreamLeasesResponse) -> None:
         if self.closing.is_set():
             return
-        try:
-            self._outbox.put_nowait(message)
-        except asyncio.QueueFull:
-            self.handle(OutboxFull())
+        if self._outbox:  # one alone is written at once, and need not be measured
+            self._outbox_bytes += message.ByteSize()
+            if len(self._outbox) >= _OUTBOX or self._outbox_bytes > _OUTBOX_BYTES:
+                self.handle(OutboxFull())
+                return
+        self._outbox.append(message)
+        self.to_write()
 
     def _close(self, error: TowlineError | None) -> None:
         if error is not None:
             _log.warning("session of %s ends: %s", self.agent or "an agent", error.message)
         self.error = error
-        if not self._outbox.full():
-            self._outbox.put_nowait(None)
         self.closing.set()
 
 
@@ -102,6 +117,8 @@ class Connections:
         self._by_agent: dict[str, Session] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+        self.pace = Pace()
+        """Is told how many they are."""
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_id.values()))
@@ -117,6 +134,7 @@ class Connections:
             other.handle(Superseded())
         self._by_id[session.protocol.key.id] = session
         self._by_agent[session.agent] = session
+        self.pace.sessions = len(self._by_id)
         self._empty.clear()
 
     def remove(self, session: Session) -> None:
@@ -124,6 +142,7 @@ class Connections:
         self._by_id.pop(session.protocol.key.id, None)
         if self._by_agent.get(session.agent) is session:
             del self._by_agent[session.agent]
+        self.pace.sessions = len(self._by_id)
         if not self._by_id:
             self._empty.set()
 

@@ -1,7 +1,7 @@
 """Hands waiting runs to this process's sessions as soon as both are there.
 
 One coroutine claims for all sessions in one transaction at a time: credits and runs that come meanwhile
-are the next one's. It wakes on signals, and looks by itself once per `POLL`.
+are the next one's. It wakes on signals, and looks everywhere by itself once per `POLL`.
 """
 
 import asyncio
@@ -13,14 +13,16 @@ from typing import Final
 
 from towline.errors import TowlineError
 from towline_queue.connections import Connections
-from towline_queue.core.dispatch import HandOut
-from towline_queue.signals import POLL, Key, Signals, Topic
+from towline_queue.core.dispatch import Dispatch, Round
+from towline_queue.signals import POLL, Key, Signals, Topic, Watch, parse_ready_name
 from towline_queue.store import LeaseStore
 
 __all__ = ["Dispatcher"]
 
 _log = logging.getLogger(__name__)
 _PAUSE_S: Final = 0.5
+_LOOK_SHARE: Final = 0.01
+"""Part of the time that looking everywhere may take: it steps over rows that nobody can clear away yet."""
 
 
 class Dispatcher:
@@ -39,14 +41,20 @@ class Dispatcher:
         self._store = store
         self._signals = signals
         self._connections = connections
-        self._reserve_after = reserve_after
+        self._dispatch = Dispatch(reserve_after=reserve_after)
+        self._look_at_s = float("-inf")
+        """When to look everywhere again."""
+
+    def has_room(self, queue: str) -> bool:
+        """Tell whether an agent of this process could probably take a run of a queue."""
+        return self._dispatch.has_room(queue)
 
     async def run(self) -> None:
         """Hand out runs until cancelled."""
         with self._signals.watching(Key(Topic.READY), Key(Topic.CREDITS)) as watch:
             while True:
                 try:
-                    handed_out = await self.hand_out()
+                    go_on = await self._hand_out(watch)
                 except TowlineError as error:
                     _log.warning("handing out failed, trying again: %s", error.message)
                     await _pause()
@@ -55,29 +63,53 @@ class Dispatcher:
                     _log.exception("handing out failed, trying again")
                     await _pause()
                 else:
-                    if not handed_out:
-                        await watch.wait(POLL)
+                    if not go_on:
+                        rest = max(self._look_at_s - time.monotonic(), 0)
+                        await watch.wait(timedelta(seconds=rest))
 
-    async def hand_out(self) -> int:
-        """Hand out what fits now, at most one batch, and return how many runs that were."""
-        sessions = {session.protocol.key.id: session for session in self._connections}
-        handout = HandOut(
-            [session.protocol for session in sessions.values()],
-            time.monotonic(),
-            reserve_after=self._reserve_after,
-        )
-        if not handout.worthwhile:
-            return 0
+    async def _hand_out(self, watch: Watch) -> bool:
+        """Do one round with what is known now; return whether there may be more to do at once."""
+        self._learn(watch)
+        began_s = time.monotonic()
+        everywhere = began_s >= self._look_at_s
+        if everywhere:
+            self._dispatch.look_everywhere()
+            self._look_at_s = began_s + POLL.total_seconds()
+        round_ = self._dispatch.begin(began_s)
+        if round_ is None:
+            return False
+        go_on = await self._carry_out(round_)
+        if everywhere:
+            took_s = time.monotonic() - began_s
+            self._look_at_s = began_s + max(POLL.total_seconds(), took_s / _LOOK_SHARE)
+        return go_on
+
+    def _learn(self, watch: Watch) -> None:
+        """Take in what was announced."""
+        agents = watch.take_names(Topic.CREDITS)
+        sessions = self._connections if agents is None else map(self._connections.of_agent, agents)
+        for session in sessions:
+            if session is not None:
+                self._dispatch.can_take(session.protocol)
+        ready = watch.take_names(Topic.READY)
+        if ready is None:
+            self._dispatch.look_everywhere()
+        for name in ready or ():
+            self._dispatch.may_wait(*parse_ready_name(name))
+
+    async def _carry_out(self, round_: Round) -> bool:
         try:
-            claimed = await self._store.hand_out(handout.offers, handout.choose)
+            handed_out = await self._store.hand_out(round_.offers, round_.searches, round_.choose)
         except BaseException:
-            handout.failed()
+            round_.failed()
             raise
-        for session_id, granted in handout.claimed(claimed).items():
-            sessions[session_id].handle(granted)
-        for lease in claimed:
+        for session_id, granted in round_.ended(handed_out).items():
+            session = self._connections.get(session_id)
+            if session is not None:  # else its agent's next inventory settles what it was given
+                session.handle(granted)
+        for lease in handed_out.claimed:
             self._signals.run_changed(lease.key.run)
-        return len(claimed)
+        return bool(handed_out.claimed or handed_out.refused)
 
 
 async def _pause() -> None:

@@ -22,7 +22,7 @@ _WAITING: Final = 4096
 _RETRY_S: Final = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Entry(Generic[_Item, _Answer]):
     item: _Item
     answer: asyncio.Future[_Answer]
@@ -34,8 +34,9 @@ class GroupCommit(Generic[_Item, _Answer]):
     Args:
         apply: Carries out a batch in one transaction and returns an answer for each item, in order; it is
             repeated when nobody knows whether it was committed, so it must be idempotent.
-        most: Items per batch.
+        most: Weight of the items of a batch; the one that reaches it is the last.
         waiting: Items that may wait for the next batch; who brings more waits until there is room.
+        weigh: Gives the weight of an item.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class GroupCommit(Generic[_Item, _Answer]):
         *,
         most: int = 512,
         waiting: int = _WAITING,
+        weigh: Callable[[_Item], int] = lambda _: 1,
     ) -> None:
         self._apply = apply
         self._most = most
+        self._weigh = weigh
         self._entries: asyncio.Queue[_Entry[_Item, _Answer]] = asyncio.Queue(waiting)
 
     async def submit(self, item: _Item) -> _Answer:
@@ -55,18 +58,21 @@ class GroupCommit(Generic[_Item, _Answer]):
 
     async def enter(self, item: _Item) -> asyncio.Future[_Answer]:
         """Take an item and return what will hold its answer; items of one caller keep their order."""
-        entry = _Entry[_Item, _Answer](item, asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        entry = _Entry(item, answer)
         await self._entries.put(entry)
         return entry.answer
 
     async def run(self) -> None:
-        """Carry out what is submitted until cancelled."""
+        """Carry out what is submitted until cancelled; several of these have several batches under way."""
         batch: list[_Entry[_Item, _Answer]] = []
         try:
             while True:
                 batch = [await self._entries.get()]
-                while len(batch) < self._most and not self._entries.empty():
+                weight = self._weigh(batch[0].item)
+                while weight < self._most and not self._entries.empty():
                     batch.append(self._entries.get_nowait())
+                    weight += self._weigh(batch[-1].item)
                 await self._commit(batch)
         finally:
             while not self._entries.empty():

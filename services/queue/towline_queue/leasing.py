@@ -11,7 +11,7 @@ from towline_queue.connections import Connections, Session
 from towline_queue.core.session_events import DrainWanted, ServiceStops, StopWanted
 from towline_queue.core.session_protocol import service_stops
 from towline_queue.dispatcher import Dispatcher
-from towline_queue.reaper import Reaper
+from towline_queue.reaper import Reaper, UpkeepTimes
 from towline_queue.session_desk import SessionDesk
 from towline_queue.settings import QueueSettings
 from towline_queue.signals import POLL, Key, Signals, Topic
@@ -39,7 +39,7 @@ class Leasing:
         self.desk = SessionDesk(store, signals)
         self._store = store
         self._signals = signals
-        self._dispatcher = Dispatcher(
+        self.dispatcher = Dispatcher(
             store,
             signals,
             self.connections,
@@ -48,8 +48,11 @@ class Leasing:
         self._reaper = Reaper(
             store,
             signals,
-            every=timedelta(seconds=settings.upkeep_every_s),
-            reply_within=timedelta(seconds=settings.grant_reply_within_s),
+            UpkeepTimes(
+                every=timedelta(seconds=settings.upkeep_every_s),
+                reply_within=timedelta(seconds=settings.grant_reply_within_s),
+                keep_attempts=timedelta(days=settings.keep_attempts_days) or None,
+            ),
         )
         self._stopping = False
 
@@ -57,7 +60,7 @@ class Leasing:
         """Do the work of all sessions until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.desk.run(), name="desk")
-            group.create_task(self._dispatcher.run(), name="dispatcher")
+            group.create_task(self.dispatcher.run(), name="dispatcher")
             group.create_task(self._reaper.run(), name="reaper")
             group.create_task(self._push_stops(), name="stops")
             group.create_task(self._push_drains(), name="drains")
@@ -66,7 +69,7 @@ class Leasing:
         """Make a session for a stream that begins; Unavailable/SERVICE_STOPPING after `say_goodbye`."""
         if self._stopping:
             raise service_stops()
-        return Session(uuid4(), self._signals)
+        return Session(uuid4(), self._signals, self.connections.pace)
 
     def admit(self, session: Session) -> None:
         """Register a session that is open now, or end it if the service stops."""
@@ -91,7 +94,7 @@ class Leasing:
         with self._signals.watching(Key(Topic.STOP)) as watch:
             while True:
                 await watch.wait(POLL)
-                names = watch.take_names()
+                names = watch.take_names(Topic.STOP)
                 if not names:  # none, or too many to name: then the next heartbeats tell
                     continue
                 try:
@@ -113,7 +116,7 @@ class Leasing:
         with self._signals.watching(Key(Topic.DRAIN)) as watch:
             while True:
                 await watch.wait(POLL)
-                for agent in watch.take_names() or ():
+                for agent in watch.take_names(Topic.DRAIN) or ():
                     session = self.connections.of_agent(agent)
                     if session is not None:
                         session.handle(DrainWanted())

@@ -2,18 +2,21 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from towline.errors import NotFound, OutOfRange
 from towline.names import RunName
-from towline.rpc.channel import MAX_CHUNK_BYTES
 from towline.service.postgres import transaction
 from towline_queue.core.log_pieces import Piece, StreamKey
 from towline_queue.signals import Key, Signals, Topic, Watch
 from towline_queue.storage import logs
 
 __all__ = ["LogReader", "Tail"]
+
+# A reader that takes nothing costs the memory of a few pieces, for as long as it stays.
+_PIECE_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class LogReader:
         self._signals = signals
 
     async def tail(self, wanted: Tail) -> AsyncIterator[Piece]:
-        """Give the log from where it is wanted, in pieces of at most 1 MiB.
+        """Give the log from where it is wanted, in pieces of at most 256 KiB.
 
         A log has ended when its attempt has: an agent sends all of the log before the result.
 
@@ -66,9 +69,7 @@ class LogReader:
                     offset = _start(wanted.offset, now.size)
                 while offset < now.size:
                     async with transaction(self._engine) as connection:
-                        data = await logs.read(
-                            connection, key, offset, min(MAX_CHUNK_BYTES, now.size - offset)
-                        )
+                        data = await logs.read(connection, key, offset, min(_PIECE_BYTES, now.size - offset))
                     yield Piece(key, offset, data)
                     offset += len(data)
                 if not wanted.follow or (now.ended and wanted.epoch):

@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from towline.service.postgres import transaction
+from towline_queue.byte_budget import ByteBudget
 from towline_queue.core.log_pieces import Piece, Standing
 from towline_queue.group_commit import GroupCommit
 from towline_queue.signals import Signals
@@ -14,9 +15,10 @@ from towline_queue.storage import logs
 
 __all__ = ["LogWriter"]
 
-# Pieces have at most 1 MiB, so these bound memory too.
-_PER_COMMIT: Final = 32
-_WAITING: Final = 64
+_PER_COMMIT: Final = 128
+_WAITING: Final = 256
+# Of pieces that are not durable yet; each has at most 1 MiB.
+_MOST_BYTES: Final = 8 * 1024 * 1024
 
 
 class LogWriter:
@@ -31,13 +33,23 @@ class LogWriter:
         self._engine = engine
         self._signals = signals
         self._commits = GroupCommit(self._write, most=_PER_COMMIT, waiting=_WAITING)
+        self._budget = ByteBudget(_MOST_BYTES)
 
     async def append(self, piece: Piece) -> asyncio.Future[Standing]:
         """Take a piece and return what will say where its stream stands once the piece is durable.
 
-        Pieces of one caller are written in its order. While PostgreSQL is away, answers wait.
+        Pieces of one caller are written in its order. While PostgreSQL is away, answers wait; so does
+        who has more than may be kept in memory meanwhile.
         """
-        return await self._commits.enter(piece)
+        size = len(piece.data)
+        await self._budget.take(size)
+        try:
+            answer = await self._commits.enter(piece)
+        except asyncio.CancelledError:
+            self._budget.give(size)
+            raise
+        answer.add_done_callback(lambda _: self._budget.give(size))
+        return answer
 
     async def run(self) -> None:
         """Write until cancelled."""

@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 from uuid import uuid4
@@ -19,12 +20,27 @@ from towline_queue.session_desk import announce
 from towline_queue.signals import Signals
 from towline_queue.store import LeaseStore
 
-__all__ = ["Reaper"]
+__all__ = ["Reaper", "UpkeepTimes"]
 
 _log = logging.getLogger(__name__)
 
 _LEAD: Final = "upkeep"
 _TIDY_EVERY: Final = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class UpkeepTimes:
+    """How long things may take.
+
+    Attributes:
+        every: Time between sweeps.
+        reply_within: How long an agent may take to answer a grant.
+        keep_attempts: How long the attempts of a month are kept once it is over; None: for ever.
+    """
+
+    every: timedelta
+    reply_within: timedelta
+    keep_attempts: timedelta | None = None
 
 
 class Reaper:
@@ -33,8 +49,7 @@ class Reaper:
     Args:
         store: The database.
         signals: Hears what it changed.
-        every: Time between sweeps.
-        reply_within: How long an agent may take to answer a grant.
+        times: Of the service's settings.
         clock: Seconds by a clock that does not jump.
     """
 
@@ -42,20 +57,18 @@ class Reaper:
         self,
         store: LeaseStore,
         signals: Signals,
+        times: UpkeepTimes,
         *,
-        every: timedelta,
-        reply_within: timedelta,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._signals = signals
-        self._every = every
-        self._reply_within = reply_within
+        self._times = times
         self._clock = clock
         self._holder = uuid4()
-        self._term = max(10 * every, timedelta(seconds=1))
-        self._health = Health(stall=max(10 * every, timedelta(seconds=5)))
-        self._tidied = clock()
+        self._term = max(10 * times.every, timedelta(seconds=1))
+        self._health = Health(stall=max(10 * times.every, timedelta(seconds=5)))
+        self._tidied: float | None = None
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -68,7 +81,7 @@ class Reaper:
             except Exception:
                 # A deadlock must not end the service that runs depend on.
                 _log.exception("upkeep failed, trying again")
-            await asyncio.sleep(self._every.total_seconds() * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+            await asyncio.sleep(self._times.every.total_seconds() * (0.75 + random.random() / 2))  # noqa: S311 - jitter
 
     async def sweep(self) -> None:
         """Do all that is due now, if this replica leads; observe the health of the database in any case."""
@@ -84,7 +97,8 @@ class Reaper:
             self._preempt_overdue_drains,
         ):
             await self._part(part)
-        if self._clock() - self._tidied > _TIDY_EVERY.total_seconds():
+        # At once too: who was down for long may lack the partition of this month.
+        if self._tidied is None or self._clock() - self._tidied > _TIDY_EVERY.total_seconds():
             await self._part(self._tidy)
 
     async def _part(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -103,7 +117,7 @@ class Reaper:
         announce(self._signals, lost)
 
     async def _take_back_unanswered(self) -> None:
-        announce(self._signals, await self._store.take_back_unanswered(self._reply_within))
+        announce(self._signals, await self._store.take_back_unanswered(self._times.reply_within))
 
     async def _promote(self) -> None:
         for ready in await self._store.promote():
@@ -123,4 +137,6 @@ class Reaper:
         await self._store.forget_sessions()
         while await self._store.forget_requests():
             pass
+        if not await self._store.keep_attempts(self._times.keep_attempts):
+            _log.info("the attempts of old months are in use, and are dropped later")
         self._tidied = self._clock()

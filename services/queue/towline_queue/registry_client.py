@@ -1,6 +1,5 @@
 """The way to the registry: job versions by name."""
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -13,6 +12,7 @@ from towline.names import JobVersionName
 from towline.rpc.channel import open_channel
 from towline.rpc.status import to_error
 from towline.v1 import jobs_pb2, jobs_pb2_grpc
+from towline_queue.recently_used import RecentlyUsed
 
 __all__ = ["RegistryClient", "registry_client"]
 
@@ -34,8 +34,7 @@ class RegistryClient:
     ) -> None:
         self._stub = stub
         self._peer = f"the registry ({address})"
-        self._kept: OrderedDict[str, jobs_pb2.JobVersion] = OrderedDict()
-        self._free_bytes = cache_bytes
+        self._kept: RecentlyUsed[str, jobs_pb2.JobVersion] = RecentlyUsed(cache_bytes)
 
     def keeps(self, name: JobVersionName) -> bool:
         """Return whether `job_version` would answer without asking the registry."""
@@ -49,7 +48,6 @@ class RegistryClient:
             Unavailable: The registry gave no answer; reason REGISTRY_UNAVAILABLE.
         """
         if (kept := self._kept.get(name)) is not None:
-            self._kept.move_to_end(name)
             return kept
         try:
             response = await self._stub.GetJobVersion(
@@ -60,17 +58,10 @@ class RegistryClient:
             if isinstance(error, errors.Unavailable | errors.DeadlineExceeded):
                 raise errors.Unavailable(error.message, reason="REGISTRY_UNAVAILABLE") from call
             raise error from call
-        self._keep(response.job_version)
-        return response.job_version
-
-    def _keep(self, version: jobs_pb2.JobVersion) -> None:
-        if version.name in self._kept:
-            return
-        self._kept[version.name] = version
-        self._free_bytes -= version.ByteSize()
-        while self._free_bytes < 0:
-            _, dropped = self._kept.popitem(last=False)
-            self._free_bytes += dropped.ByteSize()
+        version = response.job_version
+        if version.name not in self._kept:
+            self._kept.keep(version.name, version, version.ByteSize())
+        return version
 
 
 @asynccontextmanager

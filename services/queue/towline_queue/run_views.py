@@ -68,7 +68,7 @@ def _message(record: RunRecord, detail: str) -> runs_pb2.Run:
     spec = runs_pb2.LaunchSpec.FromString(record.spec)
     return runs_pb2.Run(
         name=record.name,
-        display_name=record.display_name,
+        display_name=spec.display_name,
         queue=record.queue,
         job_version=record.job_version,
         priority=cast("runs_pb2.Priority.ValueType", record.priority),

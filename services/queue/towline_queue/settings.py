@@ -19,7 +19,8 @@ class QueueSettings(ServiceSettings):
     """PostgreSQL 15 or newer, such as "postgresql://user@host/database"; the schema `queue` is made in it."""
 
     database_pool_size: int = Field(default=16, ge=2)
-    """Connections to PostgreSQL; all replicas together must stay below its `max_connections`."""
+    """Connections to PostgreSQL, and one more that hears of other replicas; all replicas together must stay
+    below its `max_connections`."""
 
     registry_address: str = "127.0.0.1:7420"
     """Where the registry listens, "host:port" or "unix:PATH"."""
@@ -35,3 +36,6 @@ class QueueSettings(ServiceSettings):
 
     upkeep_every_s: float = Field(default=1, gt=0)
     """Seconds between two looks at what time demands: lost agents, unanswered grants, schedules."""
+
+    keep_attempts_days: int = Field(default=400, ge=0)
+    """Days that the attempts of a month are kept once it is over; 0: for ever."""

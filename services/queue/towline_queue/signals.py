@@ -1,18 +1,19 @@
 """Wake-ups inside one process: who changes something says so, who waits for it wakes.
 
 A signal carries no state, only "look again": several become one, a missed one costs a poll, and a
-restart loses nothing. Announce after the commit, never before it. Other replicas announce nothing
-here, so every waiter also looks at the database once per `POLL`.
+restart loses nothing. Announce after the commit, never before it. What concerns other replicas is relayed
+to them (see storage.notifications), but may be lost on the way, so every waiter also looks at the database
+once per `POLL`.
 """
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from enum import Enum
+from enum import StrEnum
 from typing import Final, NamedTuple
 
-__all__ = ["POLL", "Key", "Signals", "Topic", "Watch"]
+__all__ = ["POLL", "Key", "Signals", "Topic", "Watch", "parse_ready_name", "ready_name"]
 
 POLL: Final = timedelta(seconds=1)
 """How long a waiter waits at most before it looks at the database by itself."""
@@ -20,7 +21,7 @@ POLL: Final = timedelta(seconds=1)
 _MAX_NAMES: Final = 1024
 
 
-class Topic(Enum):
+class Topic(StrEnum):
     """What can be announced."""
 
     RUN = "run"
@@ -28,7 +29,7 @@ class Topic(Enum):
     LOG = "log"
     """A log of the run grew."""
     READY = "ready"
-    """A queue has a new run to hand out, or hands out again."""
+    """A queue has runs to hand out; the name is a `ready_name`."""
     STOP = "stop"
     """A run's current attempt is to be stopped: cancelled or preempted."""
     CREDITS = "credits"
@@ -49,7 +50,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._names: set[str] | None = set()
+        self._names: dict[Topic, set[str] | None] = {}
 
     async def wait(self, timeout: timedelta = POLL) -> bool:  # noqa: ASYNC109 - a poll interval, not a cancel
         """Wait for an announcement, at most `timeout`; return whether there was one.
@@ -64,24 +65,27 @@ class Watch:
         self._event.clear()
         return True
 
-    def take_names(self) -> frozenset[str] | None:
-        """Return the names announced since the last call; None: too many to remember, look at all."""
-        names, self._names = self._names, set()
+    def take_names(self, topic: Topic) -> frozenset[str] | None:
+        """Return a topic's names announced since the last call; None: too many to remember, look at all."""
+        names = self._names.pop(topic, set())
         return None if names is None else frozenset(names)
 
-    def _notice(self, name: str) -> None:
-        if self._names is not None:
-            self._names.add(name)
-            if len(self._names) > _MAX_NAMES:
-                self._names = None
+    def _notice(self, topic: Topic, name: str | None) -> None:
         self._event.set()
+        names = self._names.setdefault(topic, set())
+        if names is None:
+            return
+        if name is not None:
+            names.add(name)
+        if name is None or len(names) > _MAX_NAMES:
+            self._names[topic] = None
 
 
 class Signals:
     """The announcements of one process; all methods are called on its event loop."""
 
     def __init__(self) -> None:
-        self._watches: dict[Key, set[Watch]] = {}
+        self._watches: dict[Topic, dict[str | None, set[Watch]]] = {topic: {} for topic in Topic}
 
     def run_changed(self, run: str) -> None:
         """Announce that a run's row or one of its attempts changed."""
@@ -91,9 +95,14 @@ class Signals:
         """Announce that a log of a run grew."""
         self._announce(Topic.LOG, run)
 
-    def queue_ready(self, queue: str) -> None:
-        """Announce that a queue has a new run to hand out, or hands out again."""
-        self._announce(Topic.READY, queue)
+    def queue_ready(self, queue: str, shape: int | None = None) -> None:
+        """Announce that a queue has runs to hand out.
+
+        Args:
+            queue: "queues/{queue}".
+            shape: GPUs of each, if they are new; None: any, such as some that wait again at their old places.
+        """
+        self._announce(Topic.READY, ready_name(queue, shape))
 
     def stop_requested(self, run: str) -> None:
         """Announce that a run's current attempt is to be stopped: cancelled or preempted."""
@@ -111,18 +120,43 @@ class Signals:
     def watching(self, *keys: Key) -> Iterator[Watch]:
         """Give a watch of the keys; begin it before the first look, so that nothing falls between."""
         watch = Watch()
-        for key in keys:
-            self._watches.setdefault(key, set()).add(watch)
+        for topic, name in keys:
+            self._watches[topic].setdefault(name, set()).add(watch)
         try:
             yield watch
         finally:
-            for key in keys:
-                watches = self._watches[key]
+            for topic, name in keys:
+                watches = self._watches[topic][name]
                 watches.discard(watch)
                 if not watches:
-                    del self._watches[key]
+                    del self._watches[topic][name]
 
-    def _announce(self, topic: Topic, name: str) -> None:
-        for key in (Key(topic, name), Key(topic)):
-            for watch in self._watches.get(key, ()):
-                watch._notice(name)
+    def relayed(self, topic: Topic, name: str | None, relay: Watch) -> None:
+        """Announce what another replica did.
+
+        Args:
+            topic: What it is about.
+            name: As in Key; None: too many to name.
+            relay: The watch that hears what other replicas are to be told; it does not hear this.
+        """
+        self._announce(topic, name, relay)
+
+    def _announce(self, topic: Topic, name: str | None, relay: Watch | None = None) -> None:
+        by_name = self._watches[topic]
+        if not by_name:
+            return
+        for key in (name, None) if name is not None else tuple(by_name):
+            for watch in by_name.get(key, ()):
+                if watch is not relay:
+                    watch._notice(topic, name)
+
+
+def ready_name(queue: str, shape: int | None) -> str:
+    """Write what READY names: a queue, and the shape of its new runs if only those are meant."""
+    return queue if shape is None else f"{queue} {shape}"
+
+
+def parse_ready_name(name: str) -> tuple[str, int | None]:
+    """Read a `ready_name`."""
+    queue, _, shape = name.partition(" ")
+    return queue, int(shape) if shape else None

@@ -14,27 +14,32 @@ from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
+from towline.errors import TowlineError
+from towline_queue.core.dispatch import HandedOut, Search
 from towline_queue.core.leases import (
     CarriedOut,
-    Claimed,
     Ended,
     LiveLease,
-    Newcomer,
     Opened,
+    Opening,
     Ready,
     Reconciled,
     Renewal,
     SessionKey,
 )
-from towline_queue.core.matching import Assignment, Offer, WaitingRun
+from towline_queue.core.matching import Offer, Place, WaitingRun
 from towline_queue.core.reports import SaidBy
-from towline_queue.core.sessions import Inventory, InventoryEntry
+from towline_queue.core.sessions import Inventory
 
 __all__ = ["Choose", "LeaseStore"]
 
-Choose = Callable[[Sequence[Offer], Sequence[WaitingRun]], Sequence[Assignment]]
-"""Decides, inside the transaction of a `hand_out`, which waiting run goes to which offer. It is called at
-most once per `hand_out`, does no input or output, and its GPUs are of those in the offers it is given."""
+Choose = Callable[[Sequence[Offer], Sequence[WaitingRun] | None], Sequence[Place]]
+"""Decides, inside the transaction of a `hand_out`, how many waiting runs of which lane go to which session.
+
+It is called at most once per `hand_out`, does no input or output, and its GPUs are of those in the offers it
+is given. Of the waiting runs it gets the first ones of each lane that is searched, or None where that is only
+one lane: then it is chosen without knowing them.
+"""
 
 
 class LeaseStore(Protocol):
@@ -45,27 +50,26 @@ class LeaseStore(Protocol):
 
     # Sessions
 
-    async def open_session(
-        self, session: UUID, newcomer: Newcomer, queues: Sequence[str], entries: Sequence[InventoryEntry]
-    ) -> Opened:
-        """Give an agent's name to a new session, which fences the one before it, and settle its leases.
+    async def open_sessions(self, openings: Sequence[Opening]) -> Sequence[Opened | TowlineError]:
+        """Give agents' names to new sessions, which fences those before them, and settle their leases.
 
-        An instance that is new to the name cannot speak for the one before it: that one's leases stay,
-        until they expire. Of the same instance, a lease that is not in the inventory is over.
+        One answer each, as if they came one after another. An instance that is new to a name cannot speak
+        for the one before it: that one's leases stay, until they expire. Of the same instance, a lease
+        that is not in the inventory is over.
 
-        Raises:
-            NotFound: None of the queues exists; QUEUE_NOT_FOUND.
-            AlreadyExists: Another instance has the name and was heard lately; AGENT_ID_IN_USE.
+        A newcomer who is not let in is answered with the error, and changes nothing: NotFound where none
+        of its queues exists (QUEUE_NOT_FOUND), AlreadyExists where another instance has the name and was
+        heard lately (AGENT_ID_IN_USE), Aborted where a later Hello came before (HELLO_OUT_OF_DATE).
         """
 
     async def settle(self, session: SessionKey, inventory: Inventory) -> Reconciled | None:
         """Compare an open session's inventory with its leases; None if the session was superseded."""
 
-    async def renew(self, keys: Sequence[SessionKey]) -> Sequence[Renewal | None]:
+    async def renew(self, keys: Sequence[SessionKey], *, look: bool = True) -> Sequence[Renewal | None]:
         """Renew sessions, one answer each, in order; None: superseded, and nothing was renewed.
 
-        From here on each lease of the session holds for its own `ttl` again. The leases returned are
-        those that were there once the renewal held.
+        From here on each lease of the session holds for its own `ttl` again. With `look`, the leases are
+        returned that were there once the renewal held.
         """
 
     async def leave(self, session: SessionKey) -> None:
@@ -89,13 +93,17 @@ class LeaseStore(Protocol):
     async def stops(self, runs: Sequence[str]) -> Sequence[LiveLease]:
         """Return the leases on those of the runs whose attempts are to be stopped."""
 
-    async def hand_out(self, offers: Sequence[Offer], choose: Choose) -> Sequence[Claimed]:
-        """Give waiting runs to sessions and return the leases made.
+    async def hand_out(
+        self, offers: Sequence[Offer], searches: Sequence[Search], choose: Choose
+    ) -> HandedOut:
+        """Give waiting runs to sessions: the first ones of each lane to the places chosen for that lane.
 
-        `choose` gets the offers, less the GPUs that leases of their agents hold whatever the agent says,
-        and the first waiting runs of each lane (`core.matching.lanes`), locked until the commit; it is
-        not called if there are none. What it assigns to a session that was superseded, drains or has
-        been silent for `disconnected_after`, or to a GPU that a lease of the agent holds, is left out.
+        `choose` gets the offers, where GPUs are asked for less those that leases of their agents hold,
+        whatever the agent says.
+        What it chooses for a session that was superseded, drains or has been silent for
+        `disconnected_after`, or with a GPU that a lease of the agent holds, is left out. Of the runs of a
+        lane, those that are being cancelled or handed out by somebody else are passed over; a queue that
+        is paused has none.
         """
 
     # What time demands
@@ -131,3 +139,13 @@ class LeaseStore(Protocol):
 
     async def forget_requests(self) -> int:
         """Drop some answers to requests that nobody repeats any more; return how many."""
+
+    async def keep_attempts(self, keep: timedelta | None) -> bool:
+        """Make room for the attempts of months to come, and drop those of months long over.
+
+        Args:
+            keep: How long the attempts of a month are kept once it is over; None: for ever.
+
+        Returns:
+            Whether all was done; what was not waits for the next call.
+        """

@@ -1,89 +1,165 @@
-"""Takes submissions: asks the registry, decides, stores, answers."""
+"""Takes submissions: has them taken apart, their runs made and stored, and answers."""
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, TypeVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
 
 from google.protobuf.message import Message
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from towline import names
-from towline.errors import InvalidArgument, NotFound, ResourceExhausted
-from towline.names import JobVersionName, RunName
-from towline.service.postgres import idempotent, remembered
-from towline.v1 import jobs_pb2, runs_pb2
-from towline_queue.core.run_ids import RANDOM_BITS, run_names
-from towline_queue.core.submission import MAX_RUNS, Made, NewRun, Submission, check, make_run, repeat_run
-from towline_queue.registry_client import RegistryClient
-from towline_queue.run_views import placed
+from towline.errors import InvalidArgument, ResourceExhausted, TowlineError
+from towline.names import QueueName, RunName
+from towline.service.postgres import RequestKey, remembered, request_key, transaction
+from towline.v1 import runs_pb2
+from towline_queue.core.kinds import repeat_run
+from towline_queue.core.submission import MAX_RUNS
+from towline_queue.making import Asked, make_runs, new_names, take_apart
+from towline_queue.recipes import Recipes
+from towline_queue.run_views import view
+from towline_queue.signals import Key, Topic
 from towline_queue.storage import queues, runs
-from towline_queue.storage.run_records import RunRecord
+from towline_queue.storage.new_runs import NewRuns, Outcome, single
 from towline_queue.storage.tables import requests
+from towline_queue.storing import Storing
 
 __all__ = ["Submitter"]
 
 _RETRY_AFTER: Final = timedelta(seconds=1)
+# How long an answer waits for its run to be handed out where an agent has room.
+_HAND_OUT: Final = timedelta(milliseconds=20)
+# Each round that stores nothing means that a queue was changed in between.
+_ROUNDS: Final = 20
+# Batches of one stream that are made while one is stored; a third is then being made.
+_AHEAD: Final = 2
 
-_Versions = Mapping[JobVersionName, jobs_pb2.JobVersion]
-_SubmitRunResponse = runs_pb2.SubmitRunResponse
-_SubmitRunsResponse = runs_pb2.SubmitRunsResponse
-_Response = TypeVar("_Response", bound=Message)
+_Batch = runs_pb2.StreamSubmitRunsRequest
+_Many = runs_pb2.SubmitRunsResponse | runs_pb2.StreamSubmitRunsResponse
+_Write = Callable[[runs_pb2.StreamSubmitRunsResponse], Awaitable[object]]
+# Runs to be stored, or the names of those that the request made when it came before.
+_Made = NewRuns | Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a request asks to have stored.
+
+    Attributes:
+        key: What tells its repetitions; None: nothing does.
+        response: What its method answers.
+        queues: Those that `make` remembers.
+        make: Makes the runs.
+    """
+
+    key: RequestKey | None
+    response: type[Message]
+    queues: Collection[QueueName]
+    make: Callable[[], Awaitable[NewRuns]]
 
 
 class Submitter:
     """Makes runs of submissions.
 
     Args:
-        engine: The database.
-        registry: Where job versions come from.
+        engine: The database, for what is read.
+        recipes: What submissions name.
+        storing: Stores runs.
+        has_room: Tells whether an agent of this process could take a run of a queue.
         most_in_flight: Requests carried out at once; more are refused.
     """
 
-    def __init__(self, engine: AsyncEngine, registry: RegistryClient, *, most_in_flight: int) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        recipes: Recipes,
+        storing: Storing,
+        has_room: Callable[[str], bool],
+        *,
+        most_in_flight: int,
+    ) -> None:
         self._engine = engine
-        self._registry = registry
+        self._recipes = recipes
+        self._storing = storing
+        self._signals = storing.signals
+        self._has_room = has_room
         self._most_in_flight = most_in_flight
         self._in_flight = 0
 
-    async def submit(self, request: runs_pb2.SubmitRunRequest) -> _SubmitRunResponse:
+    async def submit(self, request: runs_pb2.SubmitRunRequest) -> runs_pb2.SubmitRunResponse:
         """Queue one run; see RunService.SubmitRun for the errors."""
-        wanted = [_Wanted(check(request.run, "run"), "")]
+        asked = take_apart(Asked(request_key(request), _submitted, many=False), [request.run])
+        work = self._work(asked, runs_pb2.SubmitRunResponse)
+        with self._admitted():
+            made = await self._made(work)
+            with self._signals.watching(*(Key(Topic.RUN, name) for name in _names(made))) as watch:
+                (name,) = await self._settled(work, made)
+                # Reading why it waits takes longer than handing it out, and would hold that up.
+                if self._has_room(asked.kinds[0].submission.queue):
+                    await watch.wait(_HAND_OUT)
+        return runs_pb2.SubmitRunResponse(run=await self._view(name))
 
-        async def answer(connection: AsyncConnection, records: Sequence[RunRecord]) -> _SubmitRunResponse:
-            return _SubmitRunResponse(run=await placed(connection, records[0]))
-
-        return await self._once(request, _SubmitRunResponse, wanted, answer)
-
-    async def submit_all(self, request: runs_pb2.SubmitRunsRequest) -> _SubmitRunsResponse:
+    async def submit_all(self, request: runs_pb2.SubmitRunsRequest) -> runs_pb2.SubmitRunsResponse:
         """Queue all runs or none; an error names the first run that is wrong, as "runs[i]"."""
-        if not 1 <= len(request.runs) <= MAX_RUNS:
-            raise InvalidArgument.field("runs", f"{len(request.runs)} runs; give 1 to {MAX_RUNS}")
-        wanted = [
-            _Wanted(check(run, f"runs[{index}]"), f"runs[{index}].") for index, run in enumerate(request.runs)
-        ]
+        work = self._batch(request, runs_pb2.SubmitRunsResponse)
+        return runs_pb2.SubmitRunsResponse(runs=await self._carry_out(work))
 
-        async def answer(_: AsyncConnection, records: Sequence[RunRecord]) -> _SubmitRunsResponse:
-            return _SubmitRunsResponse(runs=[record.name for record in records])
+    async def submit_stream(self, batches: AsyncIterator[_Batch], write: _Write) -> None:
+        """Queue one batch after the other, and write the answer of each; see RunService.StreamSubmitRuns.
 
-        return await self._once(request, _SubmitRunsResponse, wanted, answer)
+        While one is stored the next ones are made, and no more are read than these.
+
+        Raises:
+            TowlineError: What is wrong with a batch, see `submit_all`, after those before it were answered.
+        """
+        ahead: asyncio.Queue[tuple[_Work, _Made] | TowlineError | None] = asyncio.Queue(_AHEAD)
+
+        async def make() -> None:
+            try:
+                async for batch in batches:
+                    work = self._batch(batch, runs_pb2.StreamSubmitRunsResponse)
+                    await ahead.put((work, await self._made(work)))
+                await ahead.put(None)
+            except TowlineError as error:  # has its turn after the batches before it
+                await ahead.put(error)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(make())
+            while (batch := await ahead.get()) is not None:
+                if isinstance(batch, TowlineError):
+                    raise batch
+                with self._admitted():
+                    stored = await self._settled(*batch)
+                await write(runs_pb2.StreamSubmitRunsResponse(runs=stored))
 
     async def retry(self, request: runs_pb2.RetryRunRequest) -> runs_pb2.RetryRunResponse:
         """Queue a run that has ended once more; see RunService.RetryRun for the errors."""
         name = names.run(request.name)
+        key = request_key(request)
 
-        async def apply(connection: AsyncConnection) -> runs_pb2.RetryRunResponse:
-            ended = await runs.ended(connection, name)
-            await queues.share_specs(connection, [names.queue(ended.spec.queue)])
-            (new_name,), now = _new_names(1)
-            new = repeat_run(ended, Made(new_name, now, ended.queue_spec))
-            (record,) = await runs.insert(connection, [new])
-            return runs_pb2.RetryRunResponse(run=await placed(connection, record))
+        async def make() -> NewRuns:
+            async with transaction(self._engine) as connection:
+                ended = await runs.ended(connection, name)
+            (new_name,), _ = new_names(1)
+            return single(repeat_run(ended, new_name), key, _retried([new_name]).SerializeToString())
 
-        with self._admitted():
-            return await idempotent(self._engine, requests, request, runs_pb2.RetryRunResponse, apply)
+        (new_name,) = await self._carry_out(_Work(key, runs_pb2.RetryRunResponse, (), make))
+        return runs_pb2.RetryRunResponse(run=await self._view(new_name))
+
+    def _batch(self, batch: "runs_pb2.SubmitRunsRequest | _Batch", response: type[_Many]) -> _Work:
+        if not 1 <= len(batch.runs) <= MAX_RUNS:
+            raise InvalidArgument.field("runs", f"{len(batch.runs)} runs; give 1 to {MAX_RUNS}")
+
+        def answer(stored: Sequence[str]) -> Message:
+            return response(runs=stored)
+
+        return self._work(take_apart(Asked(request_key(batch), answer, many=True), batch.runs), response)
+
+    def _work(self, asked: Asked, response: type[Message]) -> _Work:
+        return _Work(asked.key, response, asked.queues, lambda: make_runs(asked, self._recipes))
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -100,79 +176,61 @@ class Submitter:
         finally:
             self._in_flight -= 1
 
-    async def _once(
-        self,
-        request: Message,
-        response_type: type[_Response],
-        wanted: Sequence["_Wanted"],
-        answer: Callable[[AsyncConnection, Sequence[RunRecord]], Awaitable[_Response]],
-    ) -> _Response:
-        """Store the runs of a request, once however often it comes, and give its answer."""
-
-        async def apply(connection: AsyncConnection) -> _Response:
-            return await answer(connection, await _store(connection, wanted, versions))
-
+    async def _carry_out(self, work: _Work) -> Sequence[str]:
+        """Store the runs of a request, once however often it comes, and return their names."""
         with self._admitted():
-            if not all(self._registry.keeps(submission.job) for submission, _ in wanted):
-                # The registry may be away, or an alias may have moved, since the first time.
-                first = await remembered(self._engine, requests, request, response_type)
-                if first is not None:
-                    return first
-            versions = await self._versions(wanted)
-            return await idempotent(self._engine, requests, request, response_type, apply)
+            return await self._settled(work, await self._made(work))
 
-    async def _versions(self, wanted: Sequence["_Wanted"]) -> _Versions:
-        versions: dict[JobVersionName, jobs_pb2.JobVersion] = {}
-        for submission, prefix in wanted:
-            if submission.job not in versions:
-                with _located(prefix, "job"):
-                    versions[submission.job] = await self._registry.job_version(submission.job)
-        return versions
+    async def _made(self, work: _Work) -> _Made:
+        while True:
+            try:
+                return await work.make()
+            except TowlineError as error:
+                # The registry may be away, or what it names may have changed, since the first time.
+                if (stored := await self._remembered(work)) is not None:
+                    return stored
+                # It may be right by what a queue is now.
+                if not isinstance(error, InvalidArgument) or not await self._recipes.refresh(work.queues):
+                    raise
 
+    async def _settled(self, work: _Work, made: _Made) -> Sequence[str]:
+        for _ in range(_ROUNDS):
+            if not isinstance(made, NewRuns):
+                return made
+            match await self._storing.store(made):
+                case Outcome.STORED:
+                    return made.names
+                case Outcome.REPEATED:
+                    if (stored := await self._remembered(work)) is not None:
+                        return stored
+                case Outcome.STALE:
+                    for new in made.kinds:
+                        if new.queue is None:
+                            raise queues.not_found(new.kind.queue)
+                    await self._recipes.refresh(work.queues)
+            made = await self._made(work)
+        raise ResourceExhausted("the queue changes too fast; try again", reason="OVERLOADED")
 
-class _Wanted(NamedTuple):
-    """A submission and what stands before the paths of its fields in an error: "" or "runs[i]."."""
+    async def _remembered(self, work: _Work) -> Sequence[str] | None:
+        if work.key is None:
+            return None
+        response: Any = await remembered(self._engine, requests, work.key, work.response)
+        if response is None:
+            return None
+        return [response.run.name] if "run" in response.DESCRIPTOR.fields_by_name else response.runs
 
-    submission: Submission
-    prefix: str
-
-
-async def _store(
-    connection: AsyncConnection, wanted: Sequence[_Wanted], versions: _Versions
-) -> list[RunRecord]:
-    """Decide what runs the submissions become, and store them."""
-    specs: dict[names.QueueName, bytes] = {}
-    for submission, prefix in wanted:
-        if submission.queue not in specs:
-            with _located(prefix, "queue"):
-                specs |= await queues.share_specs(connection, [submission.queue])
-    new_names, now = _new_names(len(wanted))
-
-    def make() -> list[NewRun]:
-        return [
-            make_run(submission, versions[submission.job], Made(name, now, specs[submission.queue]), prefix)
-            for (submission, prefix), name in zip(wanted, new_names, strict=True)
-        ]
-
-    # A thousand runs, or a megabyte of parameters, take a while to check; other calls go on meanwhile.
-    return await runs.insert(connection, await asyncio.to_thread(make))
-
-
-def _new_names(count: int) -> tuple[list[RunName], datetime]:
-    chances: set[int] = set()
-    while len(chances) < count:
-        chances.add(secrets.randbits(RANDOM_BITS))
-    now = datetime.now(UTC)
-    return run_names(int(now.timestamp() * 1000), list(chances)), now
+    async def _view(self, name: str) -> runs_pb2.Run:
+        async with transaction(self._engine) as connection:
+            return await view(connection, RunName(name))
 
 
-@contextmanager
-def _located(prefix: str, field: str) -> Iterator[None]:
-    """Say in a NotFound of the block where in the request the name stands."""
-    try:
-        yield
-    except NotFound as error:
-        path = f"{prefix or 'run.'}{field}"
-        raise NotFound(
-            f"{path}: {error.message}", reason=error.reason, metadata=error.metadata | {"field": path}
-        ) from error
+def _names(made: _Made) -> Sequence[str]:
+    return made.names if isinstance(made, NewRuns) else made
+
+
+def _submitted(stored: Sequence[str]) -> runs_pb2.SubmitRunResponse:
+    return runs_pb2.SubmitRunResponse(run=runs_pb2.Run(name=stored[0]))
+
+
+def _retried(stored: Sequence[str]) -> runs_pb2.RetryRunResponse:
+    return runs_pb2.RetryRunResponse(run=runs_pb2.Run(name=stored[0]))

@@ -25,21 +25,20 @@ CREATE TABLE chaos.audit (
 CREATE FUNCTION chaos.note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO chaos.audit (place, old, new) VALUES (
-        TG_TABLE_NAME,
-        CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) - '{spec,queue_spec,failure}'::text[] END,
-        CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) - '{spec,queue_spec,failure}'::text[] END
+        TG_ARGV[0],
+        CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) - '{own_spec,launch_spec,failure}'::text[] END,
+        CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) - '{own_spec,launch_spec,failure}'::text[] END
     );
     RETURN NULL;
 END $$;
-CREATE TRIGGER note AFTER INSERT OR DELETE ON queue.leases FOR EACH ROW EXECUTE FUNCTION chaos.note();
+CREATE TRIGGER note AFTER INSERT OR DELETE ON queue.leases FOR EACH ROW EXECUTE FUNCTION chaos.note('leases');
 CREATE TRIGGER renote AFTER UPDATE ON queue.leases FOR EACH ROW
-    WHEN (OLD.epoch IS DISTINCT FROM NEW.epoch) EXECUTE FUNCTION chaos.note();
-CREATE TRIGGER note AFTER UPDATE ON queue.attempts FOR EACH ROW
-    WHEN (OLD.outcome IS DISTINCT FROM NEW.outcome OR OLD.finish_id IS DISTINCT FROM NEW.finish_id)
-    EXECUTE FUNCTION chaos.note();
+    WHEN (OLD.epoch IS DISTINCT FROM NEW.epoch) EXECUTE FUNCTION chaos.note('leases');
+CREATE TRIGGER note AFTER INSERT OR UPDATE ON queue.attempts FOR EACH ROW
+    EXECUTE FUNCTION chaos.note('attempts');
 CREATE TRIGGER note AFTER UPDATE ON queue.runs FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.end_time IS DISTINCT FROM NEW.end_time)
-    EXECUTE FUNCTION chaos.note();
+    EXECUTE FUNCTION chaos.note('runs');
 """
 _HISTORY: Final = """
 SELECT coalesce(json_agg(json_build_array(place, extract(epoch FROM at), old, new, tx) ORDER BY n), '[]')
@@ -47,9 +46,9 @@ FROM chaos.audit
 """
 _STANDING: Final = """
 SELECT coalesce(json_agg(json_build_array(runs.name, runs.state, ready.run IS NOT NULL,
-    scheduled.run IS NOT NULL, leases.epoch = runs.epoch)), '[]')
+    scheduled.run IS NOT NULL, leases.run IS NOT NULL)), '[]')
 FROM queue.runs
-LEFT JOIN queue.ready ON ready.run = runs.name
+LEFT JOIN queue.ready USING (queue, shape, priority, seq)
 LEFT JOIN queue.scheduled ON scheduled.run = runs.name
 LEFT JOIN queue.leases ON leases.run = runs.name
 """
@@ -114,7 +113,10 @@ class Truth:
 
     def grants(self, run: str) -> int:
         """Count the leases that a run has had."""
-        return int(self.execute(f"SELECT count(*) FROM queue.attempts WHERE run = '{run}'"))
+        counts = [
+            f"SELECT count(*) FROM queue.{table} WHERE run = '{run}'" for table in ("attempts", "leases")
+        ]
+        return int(self.execute(f"SELECT ({counts[0]}) + ({counts[1]})"))
 
     def cut_connections(self) -> int:
         """End every connection of the services to this database; returns how many."""
@@ -126,14 +128,13 @@ class Truth:
         )
 
 
-def _standing(state: int, ready: bool, scheduled: bool, leased: bool | None) -> Standing:
-    if state in _TERMINAL:
-        return Standing.STUCK if ready or scheduled or leased is not None else Standing.ENDED
-    if state == runs_pb2.RUN_STATE_QUEUED:
-        return Standing.WAITING if ready and leased is None else Standing.STUCK
-    if state == runs_pb2.RUN_STATE_SCHEDULED:
-        return Standing.WAITING if scheduled and leased is None else Standing.STUCK
-    return Standing.HELD if leased and not ready and not scheduled else Standing.STUCK
+def _standing(state: int | None, *places: bool) -> Standing:
+    """Judge by the state a run ended in, and whether it is ready, scheduled, leased: exactly one holds."""
+    if (state in _TERMINAL) + sum(places) != 1 or (state is not None and state not in _TERMINAL):
+        return Standing.STUCK
+    if state is not None:
+        return Standing.ENDED
+    return Standing.HELD if places[-1] else Standing.WAITING
 
 
 def _events(place: str, at: float, old: dict[str, Any] | None, new: dict[str, Any] | None) -> list[Event]:

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 from towline.v1 import leases_pb2, runs_pb2
 from towline_queue.core import leases
 from towline_queue.core import session_events as on
+from towline_queue.core.heartbeats import Pace
 from towline_queue.core.lease_ids import AttemptKey, lease_id
 from towline_queue.core.lease_policy import DEFAULT
 from towline_queue.core.leases import Claimed, LiveLease, Reconciled, Renewal
@@ -40,8 +41,8 @@ def opened(*adopted: AttemptKey, draining: bool = False) -> on.Opened:
 class Driven:
     """A session and all that it sent; its calls to the store are answered by the test."""
 
-    def __init__(self, *adopted: AttemptKey, draining: bool = False) -> None:
-        self.protocol = SessionProtocol(uuid4())
+    def __init__(self, *adopted: AttemptKey, draining: bool = False, pace: Pace | None = None) -> None:
+        self.protocol = SessionProtocol(uuid4(), pace)
         self.now_s = 1000.0
         self.sent: list[leases_pb2.StreamLeasesResponse] = []
         self.closed: on.Close | None = None

@@ -9,6 +9,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from towline.errors import TowlineError, Unavailable
 from towline.rpc.status import to_error
@@ -113,6 +114,8 @@ class FakeSession:
     def __init__(self, agent: FakeAgent, call: "grpc.aio.StreamStreamCall") -> None:
         self.agent = agent
         self.welcome: leases_pb2.Welcome | None = None
+        self.heartbeat_interval = Duration()
+        """As the service said last."""
         self.error: TowlineError | None = None
         self.ended = False
         self.grants: list[leases_pb2.Grant] = []
@@ -172,10 +175,13 @@ class FakeSession:
     def _take(self, response: leases_pb2.StreamLeasesResponse) -> None:
         if response.HasField("welcome"):
             self.welcome = response.welcome
+            self.heartbeat_interval = response.welcome.heartbeat_interval
             self.agent.session_id = response.welcome.session_id
         if response.HasField("renewed"):
             self.renewed.append(response.renewed)
             self.lost.extend(response.renewed.lost_lease_ids)
+            if response.renewed.HasField("heartbeat_interval"):
+                self.heartbeat_interval = response.renewed.heartbeat_interval
         for confirm in response.confirms:
             self.confirms[confirm.finish_id] = confirm.verdict
         self.cancels.extend(response.cancels)
@@ -231,7 +237,7 @@ class FakeSession:
                         await self._call.write(leases_pb2.StreamLeasesRequest(heartbeat=self.heartbeat()))
                     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                         return  # the stream ended under the write; `read` tells why
-            await asyncio.sleep(self.welcome.heartbeat_interval.ToTimedelta().total_seconds())
+            await asyncio.sleep(self.heartbeat_interval.ToTimedelta().total_seconds())
 
     async def next_grant(self, within: float = WITHIN_S) -> leases_pb2.Grant:
         """Wait for the next grant in the order they came."""

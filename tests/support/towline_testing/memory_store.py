@@ -4,14 +4,16 @@ One contract suite runs on it and on PostgreSQL's. What is committed is written 
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
-from towline.errors import FailedPrecondition
+from towline.errors import FailedPrecondition, TowlineError
 from towline.v1 import queues_pb2, runs_pb2
 from towline_queue.core import transitions
+from towline_queue.core.dispatch import HandedOut, Search
 from towline_queue.core.endings import CANCELLED
 from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.lease_policy import policy_of
@@ -20,8 +22,8 @@ from towline_queue.core.leases import (
     Claimed,
     Ended,
     LiveLease,
-    Newcomer,
     Opened,
+    Opening,
     Ready,
     Reconciled,
     Renewal,
@@ -29,14 +31,13 @@ from towline_queue.core.leases import (
     session_policy,
 )
 from towline_queue.core.limits import max_wait_of
-from towline_queue.core.matching import Offer, WaitingRun, lanes
+from towline_queue.core.matching import Lane, Offer, Place, WaitingRun
 from towline_queue.core.reports import FinishVerdict, Progress, ReportAnswer, Result, SaidBy, fold_progress
 from towline_queue.core.sessions import (
     Attempt,
     CurrentSession,
     HeldLease,
     Inventory,
-    InventoryEntry,
     admit,
     check_order,
     reconcile,
@@ -123,9 +124,17 @@ class MemoryLeaseStore:
 
     # Sessions
 
-    async def open_session(
-        self, session: UUID, newcomer: Newcomer, queues: Sequence[str], entries: Sequence[InventoryEntry]
-    ) -> Opened:
+    async def open_sessions(self, openings: Sequence[Opening]) -> Sequence[Opened | TowlineError]:
+        answers: list[Opened | TowlineError] = []
+        for opening in openings:
+            try:
+                answers.append(self._open(opening))
+            except TowlineError as error:
+                answers.append(error)
+        return answers
+
+    def _open(self, opening: Opening) -> Opened:
+        session, newcomer, queues = opening.session, opening.newcomer, opening.queues
         policies = {
             name: policy_of(self.tables.queues[name].lease_policy)
             for name in queues
@@ -155,7 +164,7 @@ class MemoryLeaseStore:
         self.tables.sessions[session] = SessionRow(
             newcomer.agent, agent.session_epoch, self._clock(), policy.disconnected_after.total_seconds()
         )
-        inventory = Inventory(entries, speaks_for=None if same_instance else frozenset())
+        inventory = Inventory(opening.entries, speaks_for=None if same_instance else frozenset())
         reconciled = self._reconcile(SessionKey(session, newcomer.agent), inventory)
         return Opened(agent.session_epoch, draining, policy, missing, reconciled)
 
@@ -201,11 +210,12 @@ class MemoryLeaseStore:
         ended += self._runs.lose((key, "gone from its node") for key in outcome.lost)
         return Reconciled(outcome, ended)
 
-    async def renew(self, keys: Sequence[SessionKey]) -> Sequence[Renewal | None]:
+    async def renew(self, keys: Sequence[SessionKey], *, look: bool = True) -> Sequence[Renewal | None]:
         for key in keys:
             if self._is_current(key):
                 self.tables.sessions[key.id].seen = self._clock()
-        return [self.renewal(key) for key in keys]
+        renewals = [self.renewal(key) for key in keys]
+        return renewals if look else [one and Renewal(one.draining, None) for one in renewals]
 
     def renewal(self, key: SessionKey) -> Renewal | None:
         """Return what a session that renews its leases is told."""
@@ -263,49 +273,69 @@ class MemoryLeaseStore:
         leases = (self.tables.leases.get(run) for run in runs)
         return [live for lease in leases if lease and (live := self._runs.live(lease)).stop]
 
-    async def hand_out(self, offers: Sequence[Offer], choose: Choose) -> Sequence[Claimed]:
-        free = [
-            replace(offer, free_gpus=offer.free_gpus - self._runs.held_gpus(offer.agent))
-            if offer.free_gpus
-            else offer
-            for offer in offers
-        ]
-        waiting = self._waiting(free)
-        assignments = choose(free, waiting) if waiting else []
-        agent_of = {offer.session: offer.agent for offer in offers}
-        claimed = []
-        for assignment in assignments:
-            key = SessionKey(assignment.session, agent_of[assignment.session])
-            held = self._runs.held_gpus(key.agent)
-            run = self.tables.runs[assignment.run]
-            if (
-                not self._takes_runs(key)
-                or run.state not in transitions.CLAIM.sources
-                or held & {*assignment.gpu_ids}
-            ):
-                continue
-            claimed.append(self._runs.claim(run, key, assignment.gpu_ids))
-        return claimed
-
-    def _waiting(self, offers: Sequence[Offer]) -> list[WaitingRun]:
-        found = []
-        for lane in lanes(offers):
-            if lane.queue not in self.tables.queues or lane.queue in self.tables.paused:
-                continue
-            heads = [
-                run
-                for name in self.tables.ready
-                if (run := self.tables.runs[name]).queue == lane.queue and run.shape == lane.shape
+    async def hand_out(
+        self, offers: Sequence[Offer], searches: Sequence[Search], choose: Choose
+    ) -> HandedOut:
+        free = list(offers)
+        if any(search.lane.shape for search in searches):
+            free = [
+                replace(offer, free_gpus=offer.free_gpus - self._runs.held_gpus(offer.agent))
+                for offer in offers
             ]
-            heads.sort(key=lambda run: (run.priority, run.seq))
-            if lane.most:
-                heads = heads[: lane.most]
-            else:
-                heads = list({run.priority: run for run in reversed(heads)}.values())
-            for run in heads:
-                waited = timedelta(seconds=self._clock() - self.tables.ready[run.name][0])
-                found.append(WaitingRun(run.name, run.queue, run.shape, run.priority, run.seq, waited))
-        return found
+        waiting = None
+        if len(searches) > 1:
+            waiting = [run for search in searches for run in self._waiting(search)]
+        refused: set[UUID] = set()
+        claimed: list[Claimed] = []
+        asked: Counter[Lane] = Counter()
+        found: Counter[Lane] = Counter()
+        for place in choose(free, waiting):
+            if not self._takes(place):
+                refused.add(place.session)
+                continue
+            asked[place.lane] += place.slots
+            for run in self._heads(place.lane)[: place.slots]:
+                key = SessionKey(place.session, place.agent)
+                claimed.append(self._runs.claim(run, key, place.gpu_ids))
+                found[place.lane] += 1
+        seen = Counter(Lane(run.queue, run.shape) for run in waiting or ())
+        dry = {
+            lane
+            for lane, most, _ in searches
+            if found[lane] < asked[lane] or (waiting is not None and seen[lane] == found[lane] < max(most, 1))
+        }
+        return HandedOut(claimed, dict(found), frozenset(refused), frozenset(dry))
+
+    def _heads(self, lane: Lane) -> list[RunRow]:
+        """Return the waiting runs of a lane, the first one first."""
+        if lane.queue not in self.tables.queues or lane.queue in self.tables.paused:
+            return []
+        waiting = [self.tables.runs[name] for name in self.tables.ready]
+        heads = [run for run in waiting if Lane(run.queue, run.shape) == lane]
+        return sorted(heads, key=lambda run: (run.priority, run.seq))
+
+    def _waiting(self, search: Search) -> list[WaitingRun]:
+        heads = self._heads(search.lane)
+        if search.most:
+            heads = heads[: search.most]
+        else:
+            heads = list({run.priority: run for run in reversed(heads)}.values())
+        now = self._clock()
+        return [
+            WaitingRun(
+                run.name,
+                run.queue,
+                run.shape,
+                run.priority,
+                run.seq,
+                timedelta(seconds=now - self.tables.ready[run.name][0]),
+            )
+            for run in heads
+        ]
+
+    def _takes(self, place: Place) -> bool:
+        held = self._runs.held_gpus(place.agent)
+        return self._takes_runs(SessionKey(place.session, place.agent)) and not held & {*place.gpu_ids}
 
     def _takes_runs(self, key: SessionKey) -> bool:
         session = self.tables.sessions.get(key.id)
@@ -370,7 +400,7 @@ class MemoryLeaseStore:
         for lease in self.tables.leases.values():
             agent, run = self.tables.agents[lease.agent], self.tables.runs[lease.key.run]
             overdue = agent.drain_deadline is not None and agent.drain_deadline <= self._clock()
-            if agent.draining and overdue and run.preempt_epoch != run.epoch:
+            if agent.draining and overdue and self._runs.stop_reason(lease) is None:
                 run.preempt_epoch = run.epoch
                 found.append(run.name)
         return found
@@ -388,6 +418,9 @@ class MemoryLeaseStore:
 
     async def forget_requests(self) -> int:
         return 0
+
+    async def keep_attempts(self, keep: timedelta | None) -> bool:
+        return True
 
 
 def _verdict(

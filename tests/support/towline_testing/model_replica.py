@@ -10,7 +10,7 @@ from towline.errors import TowlineError, Unavailable
 from towline.v1 import leases_pb2
 from towline_queue.core import lease_messages
 from towline_queue.core import session_events as on
-from towline_queue.core.dispatch import HandOut
+from towline_queue.core.dispatch import Dispatch, HandedOut
 from towline_queue.core.health import Health
 from towline_queue.core.reports import Report, SaidBy
 from towline_queue.core.session_protocol import SessionProtocol
@@ -76,6 +76,7 @@ class Replica(Process):
         self._peers = {}
         self._id = self._uuid()
         self._health = Health(stall=timedelta(seconds=10))
+        self._dispatch = Dispatch(reserve_after=_RESERVE_AFTER)
         self._dispatching = self._again = False
         self.timeline.note("{} begins", self.name)
         self.later(self._chance.random(), self._sweep)
@@ -145,6 +146,7 @@ class Replica(Process):
                 case on.Send(message):
                     peer.connection.send_down(message)
                 case on.WakeDispatcher():
+                    self._dispatch.can_take(peer.protocol)
                     self.wake()
                 case on.Close(error):
                     self.timeline.note(
@@ -178,15 +180,16 @@ class Replica(Process):
     def _carry_out(self, call: on.StoreCall) -> on.StoreAnswer:
         store = self.store
         match call:
-            case on.Open(session, newcomer, queues, entries):
-                return on.Opened(now_or_never(store.open_session(session, newcomer, queues, entries)))
+            case on.Open(opening):
+                (opened,) = now_or_never(store.open_sessions([opening]))
+                return on.Failed(opened) if isinstance(opened, TowlineError) else on.Opened(opened)
             case on.Commit(agent, report):
                 done = now_or_never(store.carry_out([SaidBy(agent, report)]))
                 if done.ended:
                     self._wake_all()
                 return on.Reported(done.answers[0])
-            case on.Renew(session):
-                return on.Renewed(now_or_never(store.renew([session]))[0])
+            case on.Renew(session, look):
+                return on.Renewed(now_or_never(store.renew([session], look=look))[0])
             case on.Settle(session, inventory):
                 return on.Settled(now_or_never(store.settle(session, inventory)))
             case on.Drain(session):
@@ -243,40 +246,52 @@ class Replica(Process):
         if self._dispatching or not self.alive:
             self._again = True
             return
-        handout = HandOut(
-            [peer.protocol for peer in self._admitted()], self.timeline.now, reserve_after=_RESERVE_AFTER
-        )
-        if not handout.worthwhile:
+        round_ = self._dispatch.begin(self.timeline.now)
+        if round_ is None:
             return
         self._dispatching, self._again = True, False
 
-        def claimed(leases: Any) -> None:
-            granted = handout.claimed(leases)
+        def handed_out(what: HandedOut) -> None:
+            granted = round_.ended(what)
             for peer in self._admitted():
                 if peer.protocol.key.id in granted:
                     self._tell(peer, granted[peer.protocol.key.id])
-            over()
+            over(go_on=bool(what.claimed or what.refused))
 
         def failed(_: TowlineError) -> None:
-            handout.failed()
-            over()
+            round_.failed()
+            over(go_on=False)
 
-        def over() -> None:
+        def over(*, go_on: bool) -> None:
             self._dispatching = False
-            if self._again:
+            if self._again or go_on:
                 self.wake()
 
         self._transact(
-            lambda: now_or_never(self.store.hand_out(handout.offers, handout.choose)), claimed, failed
+            lambda: now_or_never(self.store.hand_out(round_.offers, round_.searches, round_.choose)),
+            handed_out,
+            failed,
         )
+
+    def hear_of_runs(self, queue: str, shape: int) -> None:
+        """Hand out what fits now, new runs among it."""
+        if self.alive:
+            self._dispatch.may_wait(queue, shape)
+        self.wake()
+
+    def look(self) -> None:
+        """Hand out what fits now, wherever it waits."""
+        if self.alive:
+            self._dispatch.look_everywhere()
+        self.wake()
 
     def _wake_all(self) -> None:
         for replica in (self, *self.others):
-            replica.later(0.02, replica.wake)
+            replica.later(0.02, replica.look)
 
     def _sweep(self) -> None:
         self.later(_SWEEP_EVERY_S * (0.75 + self._chance.random() / 2), self._sweep)
-        self.wake()
+        self.look()
 
         def failed(_: TowlineError) -> None:
             self._health.failed()

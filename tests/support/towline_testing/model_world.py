@@ -6,6 +6,7 @@ decides. What must hold is asked of `history.violations`.
 
 import random
 from datetime import timedelta
+from functools import partial
 
 from towline.errors import FailedPrecondition
 from towline.v1 import queues_pb2, runs_pb2
@@ -111,7 +112,7 @@ class Model:
         self.timeline.note("submit {} to {}, {} GPUs", spec.run, spec.queue, spec.docker.gpus)
         self.store.submit(new, due_in=7.0 if due else None)
         for replica in self.replicas:
-            replica.later(0.02, replica.wake)
+            replica.later(0.02, partial(replica.hear_of_runs, spec.queue, spec.docker.gpus))
 
     def cancel(self, number: int) -> None:
         """Cancel a run."""

@@ -11,17 +11,18 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from towline.errors import TowlineError
 from towline.names import QueueName
 from towline.service.postgres import connecting, migrate, transaction
 from towline.v1 import leases_pb2, queues_pb2, runs_pb2
 from towline_queue.core.lease_ids import AttemptKey
-from towline_queue.core.leases import Ended, Newcomer, SessionKey
-from towline_queue.core.matching import Assignment
+from towline_queue.core.leases import Ended, Newcomer, Opening, SessionKey
 from towline_queue.core.reports import Result
 from towline_queue.core.retries import policy_of
 from towline_queue.core.submission import NewRun
 from towline_queue.core.transitions import State
-from towline_queue.storage import attempts, claims, queues, runs, sessions, upkeep
+from towline_queue.storage import attempts, new_runs, queues, sessions, upkeep
+from towline_queue.storage.database import Database, opening
 from towline_queue.storage.tables import SCHEMA
 
 T = TypeVar("T")
@@ -34,15 +35,42 @@ OUTCOMES = {
 }
 
 
+_CLAIM = """
+WITH taken AS (DELETE FROM queue.ready WHERE run = :run RETURNING *)
+INSERT INTO queue.leases (run, epoch, number, session, agent, queue, gpu_ids, lost_after, state)
+SELECT taken.run, taken.epoch, taken.number, :session, :agent, taken.queue, '{}', queues.lost_after, 3
+FROM taken JOIN queue.queues ON queues.name = taken.queue
+RETURNING epoch
+"""
+_RUN = """
+SELECT coalesce(runs.state, leases.state, CASE WHEN ready.run IS NOT NULL THEN 2 END,
+                CASE WHEN scheduled.run IS NOT NULL THEN 1 END) AS state,
+       coalesce(runs.detail, leases.detail, ready.detail, scheduled.detail) AS state_detail,
+       coalesce(leases.number, ready.number, scheduled.number) AS number,
+       runs.failure, runs.outputs, runs.end_time
+FROM queue.runs
+LEFT JOIN queue.leases ON leases.run = runs.name
+LEFT JOIN queue.ready ON ready.run = runs.name
+LEFT JOIN queue.scheduled ON scheduled.run = runs.name
+WHERE runs.name = :name
+"""
+
+
 @dataclass
 class QueueRows:
     """The tables of a queue service with one queue."""
 
     engine: AsyncEngine
+    database: Database
     _numbers: "count[int]" = field(default_factory=count)
 
     async def do(self, work: Callable[..., Awaitable[T]], *arguments: Any, **named: Any) -> T:
-        """Call a storage function in a transaction of its own."""
+        """Call a storage function of the lease side in a transaction of its own."""
+        async with self.database.transaction() as opened:
+            return await work(opened, *arguments, **named)
+
+    async def api(self, work: Callable[..., Awaitable[T]], *arguments: Any, **named: Any) -> T:
+        """Call a storage function of the API in a transaction of its own."""
         async with transaction(self.engine) as connection:
             return await work(connection, *arguments, **named)
 
@@ -51,6 +79,16 @@ class QueueRows:
         async with transaction(self.engine) as connection:
             rows = await connection.execute(text(statement), values)
             return list(rows) if rows.returns_rows else []
+
+    async def explain(self, statement: str, parameters: int) -> str:
+        """Return the plan that a connection of the lease side keeps for a statement."""
+        async with self.database.transaction() as opened:
+            connection = opened._connection
+            await connection.execute(f"PREPARE explained AS {statement}")
+            nulls = ", ".join(["NULL"] * parameters)
+            plan = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE explained({nulls})")
+            await connection.execute("DEALLOCATE explained")
+        return "\n".join(row[0] for row in plan)
 
     async def submit(
         self,
@@ -69,8 +107,8 @@ class QueueRows:
         if max_wait is not None:
             spec.limits.max_wait.FromTimedelta(max_wait)
         new = NewRun(spec, runs_pb2.PRIORITY_MEDIUM, {}, {}, due, "", b"")
-        (record,) = await self.do(runs.insert, [new])
-        return record.name
+        assert await self.do(new_runs.store, [new_runs.single(new)]) == [new_runs.Outcome.STORED]
+        return spec.run
 
     async def session(self, agent: str = "agents/one", instance: str = "a") -> SessionKey:
         """Open a session for an agent whose process has just started, with nothing in its hands."""
@@ -84,14 +122,17 @@ class QueueRows:
             "labels": {},
         }
         newcomer = Newcomer(agent, instance_id=instance, boot_id="b", fresh=True, facts=facts)
-        await self.do(sessions.open_session, key.id, newcomer, [QUEUE], [])
+        (opened,) = await self.do(sessions.open_sessions, [Opening(key.id, newcomer, (QUEUE,), [])])
+        if isinstance(opened, TowlineError):
+            raise opened
         return key
 
     async def claim(self, run: str, session: SessionKey) -> AttemptKey:
-        """Give a waiting run to a session, whose agent takes it."""
-        (claimed,) = await self.do(claims.claim, [Assignment(run, session.id, ())], [session.agent])
-        assert await self.do(attempts.accept, [claimed.key]) == {claimed.key}
-        return claimed.key
+        """Give a waiting run to a session, whatever waits before it; its agent takes it."""
+        ((epoch,),) = await self.sql(_CLAIM, run=run, session=session.id, agent=session.agent)
+        key = AttemptKey(run, epoch)
+        assert await self.do(attempts.accept, [key]) == {key}
+        return key
 
     async def held(self, session: SessionKey, **submission: Any) -> AttemptKey:
         """Store a run and give it to a session."""
@@ -117,8 +158,8 @@ class QueueRows:
         return ended.state
 
     async def run(self, name: str) -> Any:
-        """Return a run's row."""
-        (row,) = await self.sql("SELECT * FROM queue.runs WHERE name = :name", name=name)
+        """Return a run's row, with its state and the detail of that wherever they stand."""
+        (row,) = await self.sql(_RUN, name=name)
         return row
 
     async def attempt(self, key: AttemptKey) -> Any:
@@ -157,9 +198,9 @@ async def queue_rows(
     database_url: str, policy: queues_pb2.LeasePolicy | None = None
 ) -> AsyncIterator[QueueRows]:
     """Make the tables, with "queues/default" in them."""
-    async with connecting(database_url) as engine:
+    async with connecting(database_url) as engine, opening(engine, size=8) as database:
         await migrate(engine, schema=SCHEMA, scripts="towline_queue:migrations")
-        rows = QueueRows(engine)
+        rows = QueueRows(engine, database)
         spec = queues_pb2.QueueSpec(lease_policy=policy)
-        await rows.do(queues.create, QUEUE, spec.SerializeToString())
+        await rows.api(queues.create, QUEUE, spec.SerializeToString())
         yield rows

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
+
 from towline.errors import Internal, Unavailable
 from towline.v1 import leases_pb2
 from towline_agent.core.capacity import lease_set_digest
@@ -203,8 +205,7 @@ class AgentSession:
         self.session_id = welcome.session_id
         self.missing_queues = list(welcome.missing_queues)
         if welcome.HasField("heartbeat_interval"):
-            interval = welcome.heartbeat_interval.ToTimedelta().total_seconds()
-            self._interval = max(interval, _LEAST_INTERVAL_S)
+            self._beat_every(welcome.heartbeat_interval)
         self._next_beat = now
         hello_sent = self._acknowledged_sent
         return [
@@ -213,6 +214,9 @@ class AgentSession:
 
     def _renewed(self, renewed: leases_pb2.Renewed, now: float) -> list[Effect]:
         effects = self._book.lost(renewed.lost_lease_ids, now)
+        if renewed.HasField("heartbeat_interval"):
+            self._beat_every(renewed.heartbeat_interval)
+            self._next_beat = now + self._interval
         beat = self._unacknowledged.get(renewed.ack_seq)
         if beat is None:  # never sent in this session, or acknowledged before
             return effects
@@ -221,6 +225,9 @@ class AgentSession:
         self._acknowledged_sent = max(self._acknowledged_sent, beat.sent)
         effects += self._book.given_back(beat.released)
         return [*effects, *self._book.renewed(beat.leases, beat.sent)]
+
+    def _beat_every(self, interval: Duration) -> None:
+        self._interval = max(interval.ToTimedelta().total_seconds(), _LEAST_INTERVAL_S)
 
     def _granted(self, grant: leases_pb2.Grant, now: float) -> list[Effect]:
         self._grant_seq = max(self._grant_seq, grant.grant_seq)

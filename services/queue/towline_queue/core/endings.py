@@ -67,10 +67,13 @@ def cause_of(result: Result) -> int:
     return cause if cause in runs_pb2.FailureCause.values() else runs_pb2.FAILURE_CAUSE_UNSPECIFIED
 
 
+_SUCCEEDED: Final = Ending(transitions.FINISH_SUCCEEDED)
+
+
 def no_retry(result: Result) -> Ending:
     """Say what becomes of a run whose attempt succeeded or was cancelled: it has ended likewise."""
     if result.state is State.SUCCEEDED:
-        return Ending(transitions.FINISH_SUCCEEDED)
+        return _SUCCEEDED
     return Ending(transitions.FINISH_CANCELLED, failure=result.failure)
 
 

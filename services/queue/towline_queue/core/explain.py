@@ -13,7 +13,7 @@ MOST_COUNTED: Final = 10_000
 
 @dataclass(frozen=True)
 class AgentFacts:
-    """One agent that serves the queue.
+    """An agent that serves the queue, or several that are alike in all of this.
 
     Attributes:
         connected: Whether it is heard from.
@@ -22,6 +22,7 @@ class AgentFacts:
         gpus: GPUs it has.
         busy_slots: Runs it holds.
         busy_gpus: GPUs in use.
+        alike: How many agents they are.
     """
 
     connected: bool
@@ -30,6 +31,7 @@ class AgentFacts:
     gpus: int
     busy_slots: int
     busy_gpus: int
+    alike: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _among_agents(agents: Sequence[AgentFacts], gpus: int) -> str:
         agent for agent in fitting if agent.busy_slots < agent.slots and agent.gpus - agent.busy_gpus >= gpus
     ]
     if not connected:
-        why = _none(len(agents), "agent of this queue", "is connected", "is not connected")
+        why = _none(agents, "agent of this queue", "is connected", "is not connected")
     elif not willing:
         why = "every connected agent of this queue is draining"
     elif not fitting:
@@ -98,13 +100,14 @@ def _among_agents(agents: Sequence[AgentFacts], gpus: int) -> str:
             else "no connected agent has a slot"
         )
     elif not free:
-        why = _none(len(fitting), "agent that could take it", "has room now", "is busy")
+        why = _none(fitting, "agent that could take it", "has room now", "is busy")
     else:
         why = "about to start"
     return why
 
 
-def _none(number: int, noun: str, does: str, does_not: str) -> str:
+def _none(agents: Sequence[AgentFacts], noun: str, does: str, does_not: str) -> str:
+    number = sum(agent.alike for agent in agents)
     return (
         f"the only {noun} {does_not}"
         if number == 1

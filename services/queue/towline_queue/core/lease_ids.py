@@ -1,11 +1,14 @@
 """Lease ids on the wire: "{run}.{epoch}", so that a result finds its attempt without a look-up."""
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 __all__ = ["AttemptKey", "lease_id", "parse_lease_id"]
 
 _FORM: Final = re.compile(r"([a-z0-9-]{1,64})\.([1-9][0-9]{0,17})")
+# Answer, events and result of an attempt name its lease within a short time.
+_REMEMBERED: Final = 4096
 
 
 class AttemptKey(NamedTuple):
@@ -20,6 +23,7 @@ def lease_id(key: AttemptKey) -> str:
     return f"{key.run.removeprefix('runs/')}.{key.epoch}"
 
 
+@lru_cache(_REMEMBERED)
 def parse_lease_id(text: str, epoch: int) -> AttemptKey | None:
     """Read a lease id that came with an epoch; None if the queue never made such a pair."""
     match = _FORM.fullmatch(text)

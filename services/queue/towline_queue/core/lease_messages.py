@@ -15,7 +15,7 @@ from towline_queue.core.lease_ids import AttemptKey, lease_id, parse_lease_id
 from towline_queue.core.leases import Claimed, Newcomer
 from towline_queue.core.reports import FinishVerdict, Progress, Reply, Report, Result, Returned
 from towline_queue.core.sessions import InventoryEntry, VerdictKind
-from towline_queue.core.stops import Stop, StopReason
+from towline_queue.core.stops import Stop
 from towline_queue.core.transitions import State
 
 __all__ = [
@@ -42,8 +42,12 @@ _LONGEST_WORD: Final = 256
 _LONGEST_TEXT: Final = 4096
 _LOG_TAIL: Final = 8 * 1024
 _GRANT_BYTES: Final = 4 * 1024 * 1024
+_GRANT_ROOM: Final = 4 * 1024  # for all of a grant but its spec
 
-_PROGRESS: Final[frozenset[int]] = frozenset({State.PREPARING, State.RUNNING, State.STOPPING})
+_PROGRESS: Final[Mapping[int, State]] = {
+    state: state for state in (State.PREPARING, State.RUNNING, State.STOPPING)
+}
+_PASSED: Final = {state: frozenset({state}) for state in _PROGRESS.values()}
 _ENDS: Final = {
     runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED: State.SUCCEEDED,
     runs_pb2.ATTEMPT_OUTCOME_FAILED: State.FAILED,
@@ -56,10 +60,6 @@ _VERDICTS: Final = {
     VerdictKind.STOP_PREEMPTED: leases_pb2.VERDICT_ACTION_STOP_PREEMPTED,
     VerdictKind.STOP_UNKNOWN: leases_pb2.VERDICT_ACTION_STOP_UNKNOWN,
     VerdictKind.FINISH_CONFIRMED: leases_pb2.VERDICT_ACTION_FINISH_CONFIRMED,
-}
-_STOP_REASONS: Final = {
-    StopReason.CANCELLED: leases_pb2.STOP_REASON_CANCELLED,
-    StopReason.PREEMPTED: leases_pb2.STOP_REASON_PREEMPTED,
 }
 _FINISH_VERDICTS: Final = {
     FinishVerdict.OK: leases_pb2.FINISH_VERDICT_OK,
@@ -165,7 +165,7 @@ def inventory(entries: Iterable[leases_pb2.InventoryEntry]) -> list[InventoryEnt
             lease_id=entry.lease_id,
             epoch=entry.epoch,
             key=parse_lease_id(entry.lease_id, entry.epoch),
-            state=State(entry.state) if entry.state in _PROGRESS else State.LEASED,
+            state=_PROGRESS.get(entry.state, State.LEASED),
         )
         for entry in entries
     ]
@@ -178,17 +178,20 @@ def read_messages(messages: Sequence[leases_pb2.StreamLeasesRequest]) -> Said:
         InvalidArgument: A field is wrong; it names the field.
     """
     said = Said()
+    replies, progress = said.report.replies, said.report.progress
     for message in messages:
         if message.HasField("hello"):
             raise InvalidArgument.field("hello", "came twice; a stream has one, at its beginning")
         for reply in message.grant_replies:
             if key := _key(reply, said):
-                said.report.replies.append(Reply(key, reply.accepted, _clean(reply.reason)))
+                accepted = reply.accepted
+                replies.append(Reply(key, accepted, "" if accepted else _clean(reply.reason)))
         for event in message.run_events:
-            if event.state not in _PROGRESS:
+            state = _PROGRESS.get(event.state)
+            if state is None:
                 raise InvalidArgument.field("run_events.state", "must be PREPARING, RUNNING or STOPPING")
             if key := _key(event, said):
-                said.report.progress.append(_progress(key, event))
+                progress.append(_progress(key, state, event))
         said.report.results.extend(read_finishes(message.finishes))
         for release in message.releases:
             if key := _key(release, said):
@@ -223,14 +226,15 @@ def _keep_inventory(before: leases_pb2.Heartbeat | None, newer: leases_pb2.Heart
     return merged
 
 
-def _progress(key: AttemptKey, event: leases_pb2.RunEvent) -> Progress:
+def _progress(key: AttemptKey, state: State, event: leases_pb2.RunEvent) -> Progress:
     return Progress(
-        key=key,
-        event_seq=event.event_seq,
-        state=State(event.state),
-        detail=_clean(event.detail),
-        image_outcome=event.image_outcome,
-        image_id=_clean(event.image_id),
+        key,
+        event.event_seq,
+        state,
+        _clean(event.detail),
+        event.image_outcome,
+        _clean(event.image_id),
+        _PASSED[state],
     )
 
 
@@ -249,22 +253,22 @@ def _result(finish: leases_pb2.Finish) -> Result:
     except ValueError:
         raise InvalidArgument.field("finishes.finish_id", f"{finish.finish_id!r} is not a UUID") from None
     result = finish.result
-    if result.outcome not in _ENDS:
+    outcome = result.outcome
+    state = _ENDS.get(outcome)
+    if state is None:
         raise InvalidArgument.field("finishes.result.outcome", "must be SUCCEEDED, FAILED or CANCELLED")
     return Result(
-        key=parse_lease_id(finish.lease_id, finish.epoch),
-        finish_id=finish_id,
-        state=_ENDS[result.outcome],
-        outcome=result.outcome,
-        exit_code=result.exit_code if result.HasField("exit_code") else None,
-        failure=_failure(result),
-        outputs=_clean(result.outputs),
+        parse_lease_id(finish.lease_id, finish.epoch),
+        finish_id,
+        state,
+        outcome,
+        result.exit_code if result.HasField("exit_code") else None,
+        None if state is State.SUCCEEDED else _failure(result),
+        _clean(result.outputs),
     )
 
 
-def _failure(result: leases_pb2.AttemptResult) -> bytes | None:
-    if result.outcome == runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED:
-        return None
+def _failure(result: leases_pb2.AttemptResult) -> bytes:
     failure = runs_pb2.Failure()
     failure.CopyFrom(result.failure)
     if not result.HasField("failure"):
@@ -276,7 +280,7 @@ def _failure(result: leases_pb2.AttemptResult) -> bytes | None:
 
 def _clean(text: str) -> str:
     """Make text fit to store: PostgreSQL has no NUL characters, people read no novels."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:_LONGEST_TEXT]
+    return text and text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:_LONGEST_TEXT]
 
 
 def verdicts(pairs: Iterable[tuple[InventoryEntry, VerdictKind]]) -> list[leases_pb2.Verdict]:
@@ -301,29 +305,34 @@ def cancel(key: AttemptKey, stop: Stop) -> leases_pb2.Cancel:
         lease_id=lease_id(key),
         epoch=key.epoch,
         grace=duration(stop.grace),
-        reason=_STOP_REASONS[stop.reason],
+        reason=leases_pb2.StopReason.ValueType(stop.reason),
     )
 
 
 def grants(leases: Iterable[tuple[Claimed, int]]) -> Iterator[leases_pb2.StreamLeasesResponse]:
     """Write new leases, each with its grant sequence, in messages well below the largest a channel takes."""
     response, size = leases_pb2.StreamLeasesResponse(), 0
+    ttls: dict[timedelta, Duration] = {}
     for claimed, grant_seq in leases:
-        grant = leases_pb2.Grant(
+        grown = size + len(claimed.spec) + _GRANT_ROOM
+        if size and grown > _GRANT_BYTES:
+            yield response
+            response, grown = leases_pb2.StreamLeasesResponse(), grown - size
+        size = grown
+        ttl = ttls.get(claimed.ttl)
+        if ttl is None:
+            ttl = ttls[claimed.ttl] = duration(claimed.ttl)
+        # Written in place: a spec that is made first is copied into the grant, and that into the message.
+        grant = response.grants.add(
             lease_id=lease_id(claimed.key),
             epoch=claimed.key.epoch,
             attempt=claimed.number,
-            ttl=duration(claimed.ttl),
-            spec=runs_pb2.LaunchSpec.FromString(claimed.spec),
+            ttl=ttl,
             gpu_ids=claimed.gpu_ids,
             grant_seq=grant_seq,
         )
-        if response.grants and size + grant.ByteSize() > _GRANT_BYTES:
-            yield response
-            response, size = leases_pb2.StreamLeasesResponse(), 0
-        response.grants.append(grant)
-        size += grant.ByteSize()
-    if response.grants:
+        grant.spec.MergeFromString(claimed.spec)
+    if size:
         yield response
 
 

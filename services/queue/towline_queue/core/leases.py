@@ -10,7 +10,7 @@ from towline.errors import NotFound
 from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.lease_policy import LeasePolicy, strictest
 from towline_queue.core.reports import ReportAnswer
-from towline_queue.core.sessions import Reconciliation
+from towline_queue.core.sessions import InventoryEntry, Reconciliation
 from towline_queue.core.stops import Stop
 from towline_queue.core.transitions import State
 
@@ -21,6 +21,7 @@ __all__ = [
     "LiveLease",
     "Newcomer",
     "Opened",
+    "Opening",
     "Ready",
     "Reconciled",
     "Renewal",
@@ -55,6 +56,16 @@ class Newcomer:
     fresh: bool
     facts: Mapping[str, Any]
     hello_seq: int = 0
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A session to be opened: its new id, whose it is, the queues it serves, and all that the agent holds."""
+
+    session: UUID
+    newcomer: Newcomer
+    queues: tuple[str, ...]
+    entries: Sequence[InventoryEntry]
 
 
 @dataclass(frozen=True)
@@ -113,15 +124,14 @@ class LiveLease:
 
 @dataclass(frozen=True)
 class Renewal:
-    """One session renewed, and all leases it has now."""
+    """One session renewed, and all leases it has now; None: nobody looked."""
 
     draining: bool
-    leases: Sequence[LiveLease]
+    leases: Sequence[LiveLease] | None
 
 
-@dataclass(frozen=True)
-class Claimed:
-    """One new lease.
+class Claimed(NamedTuple):
+    """One new lease; they are many, and made at once.
 
     Attributes:
         key: The run and its new epoch.
@@ -163,18 +173,18 @@ def session_policy(
     A queue that was deleted must not keep its agent from the others.
 
     Args:
-        policies: Of those of the queues that exist.
+        policies: Of queues that exist, these among them.
         wanted: Names of the queues that the agent serves.
 
     Raises:
         NotFound: None of them exists; QUEUE_NOT_FOUND.
     """
     missing = tuple(queue for queue in wanted if queue not in policies)
-    if not policies:
+    if len(missing) == len(wanted):
         raise NotFound(
             f"hello.queues: {', '.join(missing)} not found; create it first "
             "(towline queue create), or take it out of the agent's queues",
             reason="QUEUE_NOT_FOUND",
             metadata={"queue": missing[0]},
         )
-    return strictest(policies.values()), missing
+    return strictest(policies[queue] for queue in wanted if queue in policies), missing

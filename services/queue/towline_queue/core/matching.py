@@ -5,14 +5,27 @@ each (queue, priority), once it has waited longer than `reserve_after`, gets a r
 is closest to fitting it takes no GPU work that comes after it, until it fits.
 """
 
+import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from itertools import groupby
+from typing import Final, NamedTuple
 from uuid import UUID
 
-__all__ = ["MAX_BATCH", "Assignment", "Lane", "Offer", "WaitingRun", "lanes", "match"]
+__all__ = [
+    "MAX_BATCH",
+    "Assignment",
+    "Lane",
+    "Offer",
+    "Place",
+    "WaitingRun",
+    "lanes",
+    "match",
+    "places",
+    "spread",
+]
 
 MAX_BATCH: Final = 500
 """Most runs of one lane that one transaction hands out."""
@@ -38,17 +51,26 @@ class Offer:
     free_gpus: frozenset[str]
     total_gpus: int
 
+    def fitting(self, shape: int) -> int:
+        """Return how many attempts with `shape` GPUs each it could take."""
+        return min(self.free_slots, len(self.free_gpus) // shape) if shape else self.free_slots
 
-@dataclass(frozen=True)
-class Lane:
-    """One (queue, shape) of the waiting runs, and how many of them the offers could take at most.
 
-    `most` is 0 where the lane's first run fits an agent, but not now: it is only looked at.
-    """
+class Lane(NamedTuple):
+    """Waiting runs of one queue, "queues/{queue}", and one shape: how many GPUs each of them needs."""
 
     queue: str
     shape: int
-    most: int
+
+
+class Place(NamedTuple):
+    """Room for the next runs of a lane: `slots` of them in a session, or one, which uses these GPUs."""
+
+    lane: Lane
+    session: UUID
+    agent: str
+    slots: int
+    gpu_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,23 +99,83 @@ class Assignment:
     gpu_ids: tuple[str, ...]
 
 
-def lanes(offers: Sequence[Offer]) -> list[Lane]:
-    """List the lanes that could be handed out, or must be looked at for a run that is being starved."""
+def lanes(offers: Iterable[Offer]) -> dict[Lane, int]:
+    """Return the lanes that could be handed out, and how many of their runs the offers could take at most.
+
+    That is 0 for a lane whose first run fits an agent, but not now: it is looked at for the run's sake.
+    """
     serving: dict[str, list[Offer]] = defaultdict(list)
     for offer in offers:
         for queue in offer.queues:
             serving[queue].append(offer)
-    result = []
+    result = {}
     for queue, servers in serving.items():
         for shape in range(max(offer.total_gpus for offer in servers) + 1):
-            most = sum(_fitting(offer, shape) for offer in servers)
+            most = sum(offer.fitting(shape) for offer in servers)
             if most or shape:
-                result.append(Lane(queue, shape, min(most, MAX_BATCH)))
+                result[Lane(queue, shape)] = min(most, MAX_BATCH)
     return result
 
 
-def _fitting(offer: Offer, shape: int) -> int:
-    return min(offer.free_slots, len(offer.free_gpus) // shape) if shape else offer.free_slots
+def spread(offers: Sequence[Offer], lane: Lane, most: int) -> list[Place]:
+    """Choose places for runs of one lane, as `match` does where only that lane has runs.
+
+    Args:
+        offers: Of sessions that serve the lane's queue.
+        lane: The lane.
+        most: Runs to find room for.
+    """
+    rooms = [room for room in map(_Room, offers) if room.slots and len(room.gpus) >= lane.shape]
+    # Who prefers the queue first, then as `_best` chooses: the tightest, then who has the most slots.
+    ranks = [room.offer.queues.index(lane.queue) for room in rooms]
+    heap = [(ranks[number], len(room.gpus), -room.slots, number) for number, room in enumerate(rooms)]
+    heapq.heapify(heap)
+    slots = [0] * len(rooms)
+    found: list[Place] = []
+    while heap and most > 0:
+        number = heap[0][-1]
+        room = rooms[number]
+        gpu_ids = room.take(lane.shape)
+        most -= 1
+        if gpu_ids:
+            found.append(Place(lane, room.offer.session, room.offer.agent, 1, gpu_ids))
+        else:
+            slots[number] += 1
+        if room.slots and len(room.gpus) >= lane.shape:
+            heapq.heapreplace(heap, (ranks[number], len(room.gpus), -room.slots, number))
+        else:
+            heapq.heappop(heap)
+    found += [
+        Place(lane, room.offer.session, room.offer.agent, count)
+        for room, count in zip(rooms, slots, strict=True)
+        if count
+    ]
+    return found
+
+
+def places(
+    assignments: Iterable[Assignment], waiting: Iterable[WaitingRun], agents: Mapping[UUID, str]
+) -> list[Place]:
+    """Turn assignments into places: the first run of a lane is for its first place, and so on.
+
+    Args:
+        assignments: From `match`, which passes over no run of a lane.
+        waiting: What was matched.
+        agents: The agent of each session.
+    """
+    assigned = {assignment.run: assignment for assignment in assignments}
+    runs = sorted(
+        (run for run in waiting if run.run in assigned), key=lambda run: (run.queue, run.shape, run.place)
+    )
+    found = []
+    for run in runs:
+        assignment = assigned[run.run]
+        lane, session = Lane(run.queue, run.shape), assignment.session
+        found.append(Place(lane, session, agents[session], 1, assignment.gpu_ids))
+    return [
+        place._replace(slots=sum(1 for _ in alike)) if not place.gpu_ids else place
+        for place, alike in groupby(found)
+    ]
 
 
 class _Room:
@@ -114,10 +196,13 @@ class _Room:
             return run.shape == 0 and self.slots > 1
         return self.has_place(run)
 
-    def place(self, run: WaitingRun) -> Assignment:
-        taken, self.gpus = self.gpus[: run.shape], self.gpus[run.shape :]
+    def take(self, shape: int) -> tuple[str, ...]:
+        """Use a slot and as many GPUs."""
         self.slots -= 1
-        return Assignment(run.run, self.offer.session, tuple(taken))
+        if not shape:
+            return ()
+        taken, self.gpus = self.gpus[:shape], self.gpus[shape:]
+        return tuple(taken)
 
 
 def match(
@@ -150,7 +235,7 @@ def match(
                 if best is None:
                     left.append(run)
                 else:
-                    assignments.append(best.place(run))
+                    assignments.append(Assignment(run.run, best.offer.session, best.take(run.shape)))
             by_queue[queue] = left
     return assignments
 

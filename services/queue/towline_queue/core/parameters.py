@@ -25,7 +25,11 @@ class Parameters:
 
     def __init__(self, defaults_json: str, schema_json: str) -> None:
         self._defaults = parse(defaults_json or "{}")
-        self._schema = Schema(schema_json or "{}")
+        self._schema = Schema(schema_json) if schema_json else None
+        # An object that has these keys is whole without a merge.
+        self._keys = None
+        if isinstance(self._defaults, dict) and dict not in map(type, self._defaults.values()):
+            self._keys = self._defaults.keys()
 
     def resolve(self, overrides_json: str, prefix: str = "") -> str:
         """Return the whole parameters as the text of a JSON object.
@@ -37,19 +41,30 @@ class Parameters:
         Raises:
             InvalidArgument: With all violations by path; reason INVALID_CONFIG.
         """
+        try:
+            overrides = _object(overrides_json)
+        except ValueError as error:
+            violations = Violations("INVALID_CONFIG")
+            violations.add("config_json", str(error))
+            violations.check(prefix)
+            raise
+        whole = self._keys is not None and self._keys <= overrides.keys()
+        config = overrides if whole else merge(self._defaults, overrides)
+        text = (overrides_json or "{}") if whole else dump(config)
+        if _larger(text) or not (self._schema is None or self._schema.accepts(config)):
+            self._explain(config, text, prefix)
+        return text
+
+    def _explain(self, config: Json, text: str, prefix: str) -> None:
+        """Raise all that is wrong with the whole parameters, if anything is."""
         violations = Violations("INVALID_CONFIG")
-        overrides = _object(overrides_json, violations)
-        violations.check(prefix)
-        config = merge(self._defaults, overrides)
-        for path, problem in self._schema.violations(config):
+        for path, problem in self._schema.violations(config) if self._schema else ():
             violations.add(path or "config_json", problem)
-        text = dump(config)
-        if len(text.encode()) > MAX_BYTES:
+        if _larger(text):
             violations.add(
                 "config_json", f"is larger than {MAX_BYTES} bytes after the merge with the defaults"
             )
         violations.check(prefix)
-        return text
 
 
 def merge(defaults: Json, overrides: Json) -> Json:
@@ -62,16 +77,15 @@ def merge(defaults: Json, overrides: Json) -> Json:
     return merged
 
 
-def _object(text: str, violations: Violations) -> dict[str, Json]:
-    if len(text.encode()) > MAX_BYTES:
-        violations.add("config_json", f"is larger than {MAX_BYTES} bytes; keep data in an artifact instead")
-        return {}
-    try:
-        value = parse(text or "{}")
-    except ValueError as error:
-        violations.add("config_json", str(error))
-        return {}
+def _object(text: str) -> dict[str, Json]:
+    if _larger(text):
+        raise ValueError(f"is larger than {MAX_BYTES} bytes; keep data in an artifact instead")
+    value = parse(text or "{}")
     if not isinstance(value, dict):
-        violations.add("config_json", 'must be an object, such as {"epochs": 3}')
-        return {}
+        raise ValueError('must be an object, such as {"epochs": 3}')
     return value
+
+
+def _larger(text: str) -> bool:
+    # No character has more than four bytes: most texts need not be encoded to know.
+    return len(text) * 4 > MAX_BYTES and len(text.encode()) > MAX_BYTES

@@ -1,8 +1,9 @@
 """What agents report about attempts, and how several reports of one attempt become one change."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 from uuid import UUID
 
 from towline_queue.core.lease_ids import AttemptKey
@@ -29,8 +30,7 @@ class FinishVerdict(Enum):
     DUPLICATE = "duplicate"
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """An agent takes a lease, or does not and says why."""
 
     key: AttemptKey
@@ -38,8 +38,7 @@ class Reply:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """Where an attempt stands.
 
     Attributes:
@@ -49,7 +48,7 @@ class Progress:
         detail: What it does now, for people.
         image_outcome: towline.v1.ImageOutcome; 0: not told.
         image_id: Content id of the image; empty: not told.
-        passed: States that this and the folded reports before it name: their times are set.
+        passed: States that reports folded into this one name: their times are set, as that of `state` is.
     """
 
     key: AttemptKey
@@ -61,8 +60,7 @@ class Progress:
     passed: frozenset[State] = frozenset()
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """How an attempt ended.
 
     Attributes:
@@ -84,8 +82,7 @@ class Result:
     outputs: str = ""
 
 
-@dataclass(frozen=True)
-class Returned:
+class Returned(NamedTuple):
     """A lease given back before its container has started."""
 
     key: AttemptKey
@@ -132,16 +129,12 @@ def fold_progress(reports: Iterable[Progress]) -> list[Progress]:
     """Make one change per attempt of several reports: the newest counts, states only go forward."""
     folded: dict[AttemptKey, Progress] = {}
     for report in reports:
-        passed = report.passed | {report.state}
-        before = folded.get(report.key)
-        if before is None:
-            folded[report.key] = replace(report, passed=passed)
-        elif report.event_seq > before.event_seq:
-            folded[report.key] = replace(
-                report,
+        before = folded.setdefault(report.key, report)
+        if report.event_seq > before.event_seq:
+            folded[report.key] = report._replace(
                 state=max(before.state, report.state),
                 image_outcome=report.image_outcome or before.image_outcome,
                 image_id=report.image_id or before.image_id,
-                passed=passed | before.passed,
+                passed=before.passed | report.passed | {before.state, report.state},
             )
     return list(folded.values())

@@ -1,6 +1,6 @@
 """Ids of runs: lower-case Crockford base32, ten characters of time and eight of chance; they sort by time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from towline.names import RunName
@@ -9,22 +9,22 @@ __all__ = ["RANDOM_BITS", "run_names"]
 
 RANDOM_BITS: Final = 40
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
-def run_names(time_ms: int, chances: Sequence[int]) -> list[RunName]:
+def run_names(time_ms: int, chances: Iterable[int]) -> list[RunName]:
     """Return one name for each random number of `RANDOM_BITS` bits, ascending.
 
     Args:
         time_ms: Milliseconds since 1970.
         chances: Random numbers, all different.
     """
-    time = _digits(time_ms, 10)
-    return [RunName(f"runs/{time}{_digits(chance, 8)}") for chance in sorted(chances)]
-
-
-def _digits(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, 32)
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits))
+    pairs = _PAIRS
+    start = "runs/" + "".join(pairs[time_ms >> bits & 1023] for bits in (40, 30, 20, 10, 0))
+    return [
+        RunName(
+            f"{start}{pairs[chance >> 30]}{pairs[chance >> 20 & 1023]}"
+            f"{pairs[chance >> 10 & 1023]}{pairs[chance & 1023]}"
+        )
+        for chance in sorted(chances)
+    ]

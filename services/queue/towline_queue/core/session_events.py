@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
-from uuid import UUID
 
 from towline.errors import TowlineError
 from towline.v1 import leases_pb2
 from towline_queue.core import leases
-from towline_queue.core.leases import Claimed, LiveLease, Newcomer, Reconciled, Renewal, SessionKey
+from towline_queue.core.leases import Claimed, LiveLease, Opening, Reconciled, Renewal, SessionKey
 from towline_queue.core.reports import Report, ReportAnswer
-from towline_queue.core.sessions import Inventory, InventoryEntry
+from towline_queue.core.sessions import Inventory
 
 __all__ = [
     "AgentEvent",
@@ -175,12 +174,9 @@ Event: TypeAlias = AgentEvent | StoreAnswer | ProcessEvent
 
 @dataclass(frozen=True)
 class Open:
-    """Open the session: `LeaseStore.open_session`."""
+    """Open the session: `LeaseStore.open_sessions`."""
 
-    session: UUID
-    newcomer: Newcomer
-    queues: tuple[str, ...]
-    entries: Sequence[InventoryEntry]
+    opening: Opening
 
 
 @dataclass(frozen=True)
@@ -200,9 +196,17 @@ class Drain:
 
 @dataclass(frozen=True)
 class Renew:
-    """Renew the session: `LeaseStore.renew`."""
+    """Renew the session: `LeaseStore.renew`.
+
+    Attributes:
+        session: The session.
+        look: Whether its leases are to be read; without them the answer tells no loss and no stop.
+        within: How long it may wait for others, to be carried out with them.
+    """
 
     session: SessionKey
+    look: bool = True
+    within: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ a committed claim, a `Confirm` a committed result. A stale epoch is answered per
 the stream. Whatever ends a stream changes no lease.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final, assert_never
@@ -16,9 +15,10 @@ from towline.v1 import leases_pb2
 from towline_queue.core import lease_messages, session_states
 from towline_queue.core import session_events as on
 from towline_queue.core.credits import Credits
+from towline_queue.core.heartbeats import Heartbeats, Pace
 from towline_queue.core.lease_ids import AttemptKey, lease_id
 from towline_queue.core.lease_policy import DEFAULT, outlasts
-from towline_queue.core.leases import Claimed, LiveLease, Opened, Reconciled, Renewal, SessionKey
+from towline_queue.core.leases import Claimed, LiveLease, Opened, Opening, Reconciled, Renewal, SessionKey
 from towline_queue.core.matching import Offer
 from towline_queue.core.reports import ReportAnswer
 from towline_queue.core.session_events import Close, Effect, Event, Send, StoreCall, WakeDispatcher
@@ -27,6 +27,8 @@ from towline_queue.core.sessions import Inventory, VerdictKind, lease_set_digest
 
 __all__ = ["SessionProtocol", "service_stops"]
 
+_NOTHING_SAID: Final = lease_messages.Said()
+_NO_RENEWAL: Final = Renewal(draining=False, leases=())
 _FIRST_REST_S: Final = 1.0
 _LONGEST_REST_S: Final = 30.0
 _SOON: Final = timedelta(milliseconds=500)
@@ -38,9 +40,32 @@ class SessionProtocol:
 
     Args:
         session: Its id.
+        pace: How often the sessions of the process send heartbeats; None: as their policies say.
     """
 
-    def __init__(self, session: UUID) -> None:
+    __slots__ = (
+        "_beats",
+        "_call",
+        "_calls",
+        "_confirms",
+        "_draining",
+        "_grant_seqs",
+        "_known",
+        "_lost",
+        "_policy",
+        "_refusals",
+        "_renewal",
+        "_rests_until_s",
+        "_said",
+        "credits",
+        "epoch",
+        "gpus",
+        "key",
+        "phase",
+        "queues",
+    )
+
+    def __init__(self, session: UUID, pace: Pace | None = None) -> None:
         self.phase = Phase.OPENING
         self.key = SessionKey(session, "")
         """Its id and its agent, "agents/{agent}"; empty until it said Hello."""
@@ -49,20 +74,23 @@ class SessionProtocol:
         self.credits = Credits()
         """What the agent could take; the dispatcher spends them before it claims."""
         self._policy = DEFAULT
-        self._queues: tuple[str, ...] = ()
-        self._gpus = 0
+        self._beats = Heartbeats(pace or Pace())
+        self.queues: tuple[str, ...] = ()
+        """Queues that its agent serves, the preferred ones first."""
+        self.gpus = 0
+        """GPUs that its agent has."""
         self._grant_seqs: dict[AttemptKey, int] = {}
         self._lost: set[str] = set()
         self._draining = False
         self._refusals = 0
         self._rests_until_s = float("-inf")
         # What is being carried out
-        self._calls: deque[StoreCall] = deque()
+        self._calls: list[StoreCall] = []
         self._call: StoreCall | None = None
-        self._said = lease_messages.Said()
-        self._beat = leases_pb2.Heartbeat()
+        self._said = _NOTHING_SAID
+        self._confirms: Sequence[leases_pb2.Confirm] = ()
         self._known: dict[AttemptKey, int] = {}
-        self._renewal = Renewal(draining=False, leases=())
+        self._renewal = _NO_RENEWAL
 
     @property
     def busy(self) -> bool:
@@ -80,19 +108,19 @@ class SessionProtocol:
             return []
         try:
             if isinstance(event, on.AgentEvent):
-                return self._hear(event)
+                return self._hear(event, now_s)
             if isinstance(event, on.StoreAnswer):
                 return self._resume(event, now_s)
             return self._obey(event)
         except InvalidArgument as error:
             return self._fail(error)
 
-    def _hear(self, event: on.AgentEvent) -> list[Effect]:
+    def _hear(self, event: on.AgentEvent, now_s: float) -> list[Effect]:
         match event:
             case on.Hello(message):
                 return self._introduce(message)
             case on.Said(messages):
-                return self._take(messages)
+                return self._take(messages, now_s)
             case on.Goodbye():
                 self._go(session_states.GOODBYE)
                 return self._begin([on.Leave(self.key)])
@@ -147,8 +175,8 @@ class SessionProtocol:
         return self._next()
 
     def _next(self) -> list[Effect]:
-        self._call = self._calls.popleft() if self._calls else None
-        if isinstance(self._call, on.Renew):
+        self._call = self._calls.pop(0) if self._calls else None
+        if isinstance(self._call, on.Renew) and self._call.look:
             # What is granted from here on may be committed after the renewal, so it cannot be missing in it.
             self._known = dict(self._grant_seqs)
         return [] if self._call is None else [self._call]
@@ -158,9 +186,9 @@ class SessionProtocol:
     def _introduce(self, message: leases_pb2.StreamLeasesRequest) -> list[Effect]:
         hello = lease_messages.read_hello(message)
         self.key = SessionKey(self.key.id, hello.newcomer.agent)
-        self._queues = hello.queues
-        self._gpus = hello.gpus
-        return self._begin([on.Open(self.key.id, hello.newcomer, hello.queues, hello.inventory)])
+        self.queues = hello.queues
+        self.gpus = hello.gpus
+        return self._begin([on.Open(Opening(self.key.id, hello.newcomer, hello.queues, hello.inventory))])
 
     def _open(self, opened: Opened) -> list[Effect]:
         self._go(session_states.OPENED)
@@ -172,7 +200,7 @@ class SessionProtocol:
             welcome=leases_pb2.Welcome(
                 session_id=str(self.key.id),
                 session_epoch=opened.epoch,
-                heartbeat_interval=lease_messages.duration(opened.policy.heartbeat_interval),
+                heartbeat_interval=lease_messages.duration(self._beats.begin(opened.policy)),
                 verdicts=lease_messages.verdicts(outcome.verdicts),
                 missing_queues=opened.missing_queues,
             )
@@ -184,7 +212,7 @@ class SessionProtocol:
 
     # What the agent says
 
-    def _take(self, messages: Sequence[leases_pb2.StreamLeasesRequest]) -> list[Effect]:
+    def _take(self, messages: Sequence[leases_pb2.StreamLeasesRequest], now_s: float) -> list[Effect]:
         said = self._said = lease_messages.read_messages(messages)
         self._lost |= said.unknown
         calls: list[StoreCall] = []
@@ -194,8 +222,7 @@ class SessionProtocol:
             self._draining = True
             calls.append(on.Drain(self.key))
         if said.heartbeat is not None:
-            self._beat = said.heartbeat
-            calls.append(on.Renew(self.key))
+            calls.append(self._beats.renew(self.key, said.heartbeat, now_s, alone=not calls))
         return self._begin(calls)
 
     def _answer(self, answer: ReportAnswer, now_s: float) -> list[Effect]:
@@ -207,23 +234,30 @@ class SessionProtocol:
                 self._refusals = 0
             else:
                 self._rest(now_s)
-        return [_send(confirms=lease_messages.confirms(answer.results))] if answer.results else []
+        confirms = lease_messages.confirms(answer.results)
+        if any(isinstance(call, on.Renew) for call in self._calls):
+            self._confirms = confirms  # one message less: they go with what acknowledges the heartbeat
+            return []
+        return [_send(confirms=confirms)] if confirms else []
 
     def _renewed(self, renewal: Renewal | None, now_s: float) -> list[Effect]:
         if renewal is None:
             return self._superseded()
-        beat = self._beat
+        beat = self._beats.last
         # Only now: before the commit a session that was silent would still be refused a claim.
+        before = self.credits.free_slots, self.credits.free_gpus
         self.credits.told(
             beat.capacity_gen, beat.free_slots, frozenset(beat.free_gpu_ids), beat.grant_seq_seen
         )
+        new = (self.credits.free_slots, self.credits.free_gpus) != before
+        wake: list[Effect] = [WakeDispatcher()] if new else []
         self._find_lost(renewal, now_s)
         if beat.has_inventory:  # the answer waits until it is settled, and tells what came of it
             self._renewal = renewal
             inventory = Inventory(lease_messages.inventory(beat.inventory), speaks_for=self._heard_of())
             self._calls.append(on.Settle(self.key, inventory))
-            return [WakeDispatcher()]
-        return [*self._acknowledge(renewal), WakeDispatcher()]
+            return wake
+        return [*self._acknowledge(renewal), *wake]
 
     def _settled(self, reconciled: Reconciled | None) -> list[Effect]:
         if reconciled is None:
@@ -237,13 +271,18 @@ class SessionProtocol:
 
     def _acknowledge(self, renewal: Renewal) -> list[Effect]:
         """Answer the heartbeat, whose renewal is committed, and tell what the agent does not know yet."""
-        beat = self._beat
+        beat = self._beats.last
         response = leases_pb2.StreamLeasesResponse(
             renewed=leases_pb2.Renewed(ack_seq=beat.seq, lost_lease_ids=sorted(self._lost)),
-            cancels=_cancels(renewal.leases),
+            confirms=self._confirms,
+            cancels=_cancels(renewal.leases or ()),
             inventory_wanted=not beat.has_inventory and self._differs(renewal),
         )
         self._lost.clear()
+        self._confirms = ()
+        interval = self._beats.news(waited=isinstance(self._call, on.Renew) and bool(self._call.within))
+        if interval is not None:
+            response.renewed.heartbeat_interval.CopyFrom(lease_messages.duration(interval))
         if renewal.draining and not self._draining:
             self._draining = True
             response.drain.SetInParent()
@@ -251,6 +290,8 @@ class SessionProtocol:
 
     def _find_lost(self, renewal: Renewal, now_s: float) -> None:
         """Note leases that this process granted or adopted, and that are gone without the agent's doing."""
+        if renewal.leases is None:
+            return
         alive = {lease.key for lease in renewal.leases}
         for key, seq in self._known.items():
             if key in alive or self._grant_seqs.pop(key, None) is None:
@@ -261,29 +302,34 @@ class SessionProtocol:
 
     def _differs(self, renewal: Renewal) -> bool:
         """Return whether the agent holds other leases than the database says, as far as it can know."""
-        if not self._beat.lease_set_digest:
+        if renewal.leases is None or not self._beats.last.lease_set_digest:
             return False
         heard_of = self._heard_of()
         alive = [lease.key for lease in renewal.leases if lease.key in heard_of]
-        return lease_set_digest(alive) != self._beat.lease_set_digest
+        return lease_set_digest(alive) != self._beats.last.lease_set_digest
 
     def _heard_of(self) -> set[AttemptKey]:
         """Return the leases that the agent had heard of when it sent the heartbeat that is being answered."""
-        return {key for key, seq in self._grant_seqs.items() if seq <= self._beat.grant_seq_seen}
+        return {key for key, seq in self._grant_seqs.items() if seq <= self._beats.last.grant_seq_seen}
 
     # What the process wants
 
+    @property
+    def takes_runs(self) -> bool:
+        """Whether it is open and its agent may get runs."""
+        return self.phase is Phase.OPEN and not self._draining
+
     def offer(self, now_s: float) -> Offer:
         """Say what the agent could take now: nothing unless it is open, takes runs, and does not rest."""
-        takes_runs = self.phase is Phase.OPEN and not self._draining
+        takes_runs = self.takes_runs
         free_slots = self.credits.free_slots if takes_runs and now_s >= self._rests_until_s else 0
         return Offer(
             session=self.key.id,
             agent=self.key.agent,
-            queues=self._queues,
+            queues=self.queues,
             free_slots=free_slots,
             free_gpus=self.credits.free_gpus,
-            total_gpus=self._gpus if takes_runs else 0,
+            total_gpus=self.gpus if takes_runs else 0,
         )
 
     def _rest(self, now_s: float) -> None:
@@ -296,7 +342,7 @@ class SessionProtocol:
         effects: list[Effect] = [Send(message) for message in lease_messages.grants(leases)]
         shortest = min(claimed.ttl for claimed, _ in leases)
         # Only what was changed since the Welcome: a session that opens anew would get the same again.
-        if shortest < self._policy.lost_after and not outlasts(shortest, self._policy.heartbeat_interval):
+        if shortest < self._policy.lost_after and not outlasts(shortest, self._beats.interval):
             effects += self._new_terms()
         return effects
 

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
+from enum import IntEnum
+
+from towline.v1 import leases_pb2
 
 __all__ = ["Stop", "StopReason", "stop_reason"]
 
 
-class StopReason(Enum):
-    """Why the queue service has an attempt stopped, see towline.v1.StopReason."""
+class StopReason(IntEnum):
+    """Why the queue service has an attempt stopped: towline.v1.StopReason."""
 
-    CANCELLED = "cancelled"
-    PREEMPTED = "preempted"
+    CANCELLED = leases_pb2.STOP_REASON_CANCELLED
+    PREEMPTED = leases_pb2.STOP_REASON_PREEMPTED
 
 
 @dataclass(frozen=True)

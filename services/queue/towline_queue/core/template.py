@@ -24,6 +24,8 @@ _MAX_SPEC_BYTES: Final = 256 * 1024
 # What macros stand for while a template is checked: ordinary values of the right form.
 _EXAMPLES: Final = {name: "x" for name in MACROS if name != IMAGE}
 
+_OF_THE_RUN: Final = frozenset({"run_id", "run_name"})
+
 
 @lru_cache(maxsize=256)
 def template_of(spec: bytes) -> "Template":
@@ -56,6 +58,8 @@ class Template:
         for path, problem in filling.problems.items():
             violations.add(path, problem)
         violations.check()
+        self.names_the_run = any(text.macros & _OF_THE_RUN for text in self._texts.values())
+        """Whether what it makes differs from run to run of one submission."""
 
     def _read(self, path: str, text: str, violations: Violations) -> None:
         try:

@@ -116,7 +116,7 @@ BEGIN_STOPPING: Final = _move(
 )
 
 PROGRESS: Final = (BEGIN_PREPARING, BEGIN_RUNNING, BEGIN_STOPPING)
-"""What an agent tells on the way."""
+"""What an agent tells on the way: every move forward within ACTIVE, so that of two states the later holds."""
 
 FINISH_SUCCEEDED: Final = _move("finish", ACTIVE, State.SUCCEEDED, Actor.AGENT, "epoch")
 FINISH_FAILED: Final = _move(

@@ -34,7 +34,7 @@ class LeaseServicer(leases_pb2_grpc.LeaseServiceServicer):
         """Serve one agent session, see the proto."""
         hello = await _first(request_iterator)
         session = self._leasing.new_session()
-        await SessionStream(session, self._leasing).serve(hello, request_iterator, context)
+        await SessionStream(session, self._leasing, context).serve(hello, request_iterator)
 
     async def FinishLeases(
         self, request: leases_pb2.FinishLeasesRequest, context: Any
@@ -45,7 +45,7 @@ class LeaseServicer(leases_pb2_grpc.LeaseServiceServicer):
         results = lease_messages.read_finishes(request.finishes)
         if not results:
             return leases_pb2.FinishLeasesResponse()
-        answer = await self._leasing.desk.report("an agent", Report(results=results))
+        answer = await self._leasing.desk.report_from_outside(Report(results=results))
         return leases_pb2.FinishLeasesResponse(confirms=lease_messages.confirms(answer.results))
 
 

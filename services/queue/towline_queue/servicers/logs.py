@@ -22,7 +22,8 @@ _PIPELINE: Final = 32
 _MAX_OFFSET: Final = 2**62
 
 _Request: TypeAlias = logs_pb2.AppendLogsRequest
-_Context: TypeAlias = "grpc.aio.ServicerContext[_Request, logs_pb2.AppendLogsResponse]"
+_Response: TypeAlias = logs_pb2.AppendLogsResponse
+_Context: TypeAlias = "grpc.aio.ServicerContext[_Request, _Response]"
 
 
 class LogServicer(logs_pb2_grpc.LogServiceServicer):
@@ -36,27 +37,22 @@ class LogServicer(logs_pb2_grpc.LogServiceServicer):
         self, request_iterator: AsyncIterator[_Request], context: _Context
     ) -> None:
         """Write logs of an agent's attempts."""
-        answers: asyncio.Queue[tuple[_Request, asyncio.Future[Standing]] | None] = asyncio.Queue(_PIPELINE)
+        # Answers wait without the data, which an agent that reads none of them would keep in memory.
+        answers: asyncio.Queue[tuple[_Response, asyncio.Future[Standing]] | None] = asyncio.Queue(_PIPELINE)
 
         async def read() -> None:
             async for request in request_iterator:
-                await answers.put((request, await self._writer.append(_piece(request))))
+                answer = _Response(run=request.run, epoch=request.epoch, stream=request.stream)
+                await answers.put((answer, await self._writer.append(_piece(request))))
             await answers.put(None)
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(read())
             while (item := await answers.get()) is not None:
-                request, answer = item
-                standing = await answer
-                await context.write(
-                    logs_pb2.AppendLogsResponse(
-                        run=request.run,
-                        epoch=request.epoch,
-                        stream=request.stream,
-                        committed_offset=standing.offset,
-                        stale=standing.stale,
-                    )
-                )
+                answer, standing = item[0], await item[1]
+                answer.committed_offset = standing.offset
+                answer.stale = standing.stale
+                await context.write(answer)
 
     async def TailLogs(
         self, request: logs_pb2.TailLogsRequest, context: Any

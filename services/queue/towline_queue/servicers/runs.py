@@ -13,8 +13,8 @@ from towline.v1 import runs_pb2, runs_pb2_grpc
 from towline_queue.core.transitions import ACTIVE, TERMINAL, State
 from towline_queue.run_views import view, views
 from towline_queue.signals import Key, Signals, Topic
-from towline_queue.storage import run_records, runs
-from towline_queue.storage.run_records import RunFilter
+from towline_queue.storage import run_lists, runs
+from towline_queue.storage.run_lists import RunFilter
 from towline_queue.storage.tables import requests
 from towline_queue.submitting import Submitter
 
@@ -40,18 +40,19 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
 
     async def SubmitRun(self, request: runs_pb2.SubmitRunRequest, context: Any) -> runs_pb2.SubmitRunResponse:
         """Queue one run."""
-        response = await self._submitter.submit(request)
-        self._signals.queue_ready(response.run.queue)
-        return response
+        return await self._submitter.submit(request)
 
     async def SubmitRuns(
         self, request: runs_pb2.SubmitRunsRequest, context: Any
     ) -> runs_pb2.SubmitRunsResponse:
         """Queue all of them or none."""
-        response = await self._submitter.submit_all(request)
-        for queue in {run.queue for run in request.runs}:
-            self._signals.queue_ready(queue)
-        return response
+        return await self._submitter.submit_all(request)
+
+    async def StreamSubmitRuns(  # type: ignore[override]  # a coroutine that writes itself, not a generator
+        self, request_iterator: AsyncIterator[runs_pb2.StreamSubmitRunsRequest], context: Any
+    ) -> None:
+        """Queue one batch after the other, each whole or not at all."""
+        await self._submitter.submit_stream(request_iterator, context.write)
 
     async def GetRun(self, request: runs_pb2.GetRunRequest, context: Any) -> runs_pb2.GetRunResponse:
         """Return one run."""
@@ -63,14 +64,14 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
         """Return a page of runs, newest first."""
         wanted = _filter(request.filter)
         question = request.filter.SerializeToString(deterministic=True)
-        before = pages.page_start(question, request.page_token, int)
+        before = pages.page_start(question, request.page_token, str)
         size = pages.page_size(request.page_size)
         async with transaction(self._engine) as connection:
-            found, more = await run_records.newest_first(
+            page = await run_lists.newest_first(
                 connection, wanted, before=before, size=size, most_bytes=_PAGE_BYTES
             )
-            listed = await views(connection, found)
-        token = pages.next_token(question, found[-1].seq) if more else ""
+            listed = await views(connection, page.records)
+        token = "" if page.after is None else pages.next_token(question, page.after)
         return runs_pb2.ListRunsResponse(runs=listed, next_page_token=token)
 
     async def WatchRun(
@@ -121,9 +122,7 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
 
     async def RetryRun(self, request: runs_pb2.RetryRunRequest, context: Any) -> runs_pb2.RetryRunResponse:
         """Queue a run that has ended once more."""
-        response = await self._submitter.retry(request)
-        self._signals.queue_ready(response.run.queue)
-        return response
+        return await self._submitter.retry(request)
 
 
 def _filter(message: runs_pb2.RunFilter) -> RunFilter:

@@ -75,10 +75,9 @@ async def get(connection: AsyncConnection, name: AgentName) -> StoredAgent:
 
 async def page(connection: AsyncConnection, *, after: str | None, size: int) -> list[StoredAgent]:
     """Return up to `size` agents by name, those after `after`."""
-    key = agents.c.name.collate("C")
-    query = _QUERY.order_by(key).limit(size)
+    query = _QUERY.order_by(agents.c.name).limit(size)
     if after is not None:
-        query = query.where(key > after)
+        query = query.where(agents.c.name > after)
     return [_stored(row) for row in (await connection.execute(query)).all()]
 
 

@@ -1,37 +1,50 @@
--- Move runs forward; parallel arrays, one entry per attempt. Only by the moves (`froms`, `tos`), so that
--- no state is taken back; an event that came before changes nothing. `seqs` 0: from an inventory, which
--- tells the state and no more.
+-- What agents tell of attempts that go on; parallel arrays, one entry per attempt. An array in which
+-- nothing would be told may be null, or shorter: what it lacks at its end is null.
+-- `accepted`: the agent takes the lease. `seqs`: null: it tells no more than that; 0: from an inventory,
+-- which tells the state and no more; an event that came before changes nothing.
+-- Of two states the later one holds, so that none is taken back (core.transitions.PROGRESS).
+-- Leases are looked up and written one by one, by their key: what the planner knows of a table that is
+-- filled and emptied all the time is always wrong.
 WITH current AS MATERIALIZED (
-    SELECT said.*
-    FROM unnest(
-        CAST(:runs AS text[]), CAST(:epochs AS bigint[]), CAST(:seqs AS bigint[]), CAST(:states AS smallint[]),
-        CAST(:details AS text[]), CAST(:outcomes AS smallint[]), CAST(:images AS text[]),
-        CAST(:prepared AS boolean[]), CAST(:started AS boolean[])
-    ) AS said (run, epoch, seq, state, detail, outcome, image, prepared, started)
-    JOIN queue.runs ON runs.name = said.run AND runs.epoch = said.epoch
-    WHERE runs.state = ANY(CAST(:active AS smallint[]))
-    ORDER BY runs.name
-    FOR NO KEY UPDATE OF runs
-), news AS (
-    UPDATE queue.attempts
-    SET event_seq = greatest(attempts.event_seq, current.seq),
-        prepare_time = CASE WHEN current.prepared THEN coalesce(attempts.prepare_time, now())
-                            ELSE attempts.prepare_time END,
-        start_time = CASE WHEN current.started THEN coalesce(attempts.start_time, now())
-                          ELSE attempts.start_time END,
-        image_outcome = coalesce(nullif(current.outcome, 0), attempts.image_outcome),
-        image_id = coalesce(nullif(current.image, ''), attempts.image_id)
+    SELECT said.accepted AS takes, said.seq, said.state AS told, said.detail AS doing, said.outcome,
+           said.image, said.prepared, said.started, said.position,
+           lease.*, said.seq = 0 OR said.seq > lease.event_seq AS is_news
+    FROM (
+        SELECT *
+        FROM unnest(
+            CAST(:runs AS text[]), CAST(:epochs AS bigint[]), CAST(:accepted AS boolean[]),
+            CAST(:seqs AS bigint[]), CAST(:states AS smallint[]), CAST(:details AS text[]),
+            CAST(:outcomes AS smallint[]), CAST(:images AS text[]),
+            CAST(:prepared AS boolean[]), CAST(:started AS boolean[])
+        ) WITH ORDINALITY AS said (
+            run, epoch, accepted, seq, state, detail, outcome, image, prepared, started, position
+        )
+        ORDER BY run COLLATE "C"
+    ) AS said
+    CROSS JOIN LATERAL (
+        SELECT * FROM queue.leases
+        WHERE leases.run = said.run AND leases.epoch = said.epoch
+        FOR NO KEY UPDATE
+    ) AS lease
+), told AS (
+    -- No row is new: those that are there are locked.
+    INSERT INTO queue.leases (
+        run, epoch, number, session, agent, queue, gpu_ids, lost_after, grant_time, stop_requested,
+        accepted, event_seq, state, detail, prepare_time, start_time, image_outcome, image_id
+    )
+    SELECT run, epoch, number, session, agent, queue, gpu_ids, lost_after, grant_time, stop_requested,
+           accepted OR takes,
+           greatest(event_seq, seq),
+           CASE WHEN is_news THEN greatest(state, told) ELSE state END,
+           CASE WHEN seq > event_seq THEN coalesce(doing, '') ELSE detail END,
+           CASE WHEN is_news AND prepared THEN coalesce(prepare_time, now()) ELSE prepare_time END,
+           CASE WHEN is_news AND started THEN coalesce(start_time, now()) ELSE start_time END,
+           CASE WHEN seq > event_seq THEN coalesce(nullif(outcome, 0), image_outcome) ELSE image_outcome END,
+           CASE WHEN seq > event_seq THEN coalesce(nullif(image, ''), image_id) ELSE image_id END
     FROM current
-    WHERE attempts.run = current.run AND attempts.epoch = current.epoch
-      AND (current.seq = 0 OR attempts.event_seq < current.seq)
-    RETURNING current.run, current.seq, current.state, current.detail
-), moved AS (
-    UPDATE queue.runs
-    SET state = CASE WHEN (runs.state, news.state) IN (
-                         SELECT * FROM unnest(CAST(:froms AS smallint[]), CAST(:tos AS smallint[])))
-                     THEN news.state ELSE runs.state END,
-        state_detail = CASE WHEN news.seq = 0 THEN runs.state_detail ELSE news.detail END
-    FROM news
-    WHERE runs.name = news.run
+    ON CONFLICT (run) DO UPDATE
+    SET accepted = excluded.accepted, event_seq = excluded.event_seq, state = excluded.state,
+        detail = excluded.detail, prepare_time = excluded.prepare_time, start_time = excluded.start_time,
+        image_outcome = excluded.image_outcome, image_id = excluded.image_id
 )
-SELECT run, epoch FROM current
+SELECT array_agg(position) AS positions FROM current

@@ -1,17 +1,14 @@
 """Attempts in PostgreSQL: every function is a compare-and-set on (run, epoch) for a whole batch.
 
 What a batch does not change is stale: over, or in another agent's hands. All of them lock the rows of
-`runs` first, in the order of their names.
+`leases` first, in the order of their runs' names.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
-
-from sqlalchemy import Row, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.v1 import runs_pb2
 from towline_queue.core import transitions
@@ -19,80 +16,94 @@ from towline_queue.core.endings import CANCELLED, Ending, Past, after_failure, c
 from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.leases import Ended
 from towline_queue.core.reports import Progress, Result
-from towline_queue.core.transitions import ACTIVE, State, Transition
-from towline_queue.storage.statements import statement
-from towline_queue.storage.tables import attempts
+from towline_queue.core.stops import StopReason
+from towline_queue.core.transitions import State, Transition
+from towline_queue.storage.database import Database, Transaction
 
-__all__ = ["Lost", "accept", "advance", "finish", "finish_ids", "give_back", "lose"]
+__all__ = ["Lost", "accept", "advance", "finish", "finish_ids", "give_back", "lose", "tell"]
 
-_MOVES = [(source, move.target) for move in transitions.PROGRESS for source in move.sources]
+# Once per attempt on the hot path: an attribute of an enum costs more than a name.
+_FAILED: Final = State.FAILED
+_PREPARING: Final = State.PREPARING
+_RUNNING: Final = State.RUNNING
 
 
-async def accept(connection: AsyncConnection, keys: Sequence[AttemptKey]) -> set[AttemptKey]:
-    """Mark leases as taken by their agents."""
-    rows = await connection.execute(
-        statement("attempt_accept"),
-        {
-            "runs": [key.run for key in keys],
-            "epochs": [key.epoch for key in keys],
-            "active": sorted(ACTIVE),
-        },
+async def accept(database: Database | Transaction, keys: Collection[AttemptKey]) -> set[AttemptKey]:
+    """Mark leases as taken by their agents; return those that are current."""
+    return await tell(database, keys, ())
+
+
+async def advance(database: Database | Transaction, progress: Sequence[Progress]) -> set[AttemptKey]:
+    """Move attempts forward; at most one entry each. Return those that are current.
+
+    `event_seq` 0 tells the state and no more.
+    """
+    return await tell(database, (), progress)
+
+
+async def tell(
+    database: Database | Transaction, accepted: Collection[AttemptKey], progress: Sequence[Progress]
+) -> set[AttemptKey]:
+    """Do what `accept` and `advance` do, in one statement."""
+    taken = set(accepted)
+    keys = [entry.key for entry in progress]
+    # Last, so that they are told of by no more than the columns that have them.
+    silent = taken.difference(keys)
+    takes = [key in taken for key in keys] + [True] * len(silent)
+    keys += silent
+    if not keys:
+        return set()
+    (row,) = await database.rows(
+        "attempt_progress",
+        **_names(keys),
+        accepted=takes,
+        seqs=[entry.event_seq for entry in progress],
+        states=[entry.state for entry in progress],
+        details=_unless_empty([entry.detail for entry in progress]),
+        outcomes=_unless_empty([entry.image_outcome for entry in progress]),
+        images=_unless_empty([entry.image_id for entry in progress]),
+        prepared=_unless_empty(
+            [entry.state is _PREPARING or _PREPARING in entry.passed for entry in progress]
+        ),
+        started=_unless_empty([entry.state is _RUNNING or _RUNNING in entry.passed for entry in progress]),
     )
-    return {AttemptKey(row.run, row.epoch) for row in rows}
+    positions = row["positions"] or ()
+    return set(keys) if len(positions) == len(keys) else {keys[position - 1] for position in positions}
 
 
-async def advance(connection: AsyncConnection, progress: Sequence[Progress]) -> set[AttemptKey]:
-    """Move runs forward; at most one entry per attempt. `event_seq` 0 tells the state and no more."""
-    rows = await connection.execute(
-        statement("attempt_progress"),
-        {
-            "runs": [entry.key.run for entry in progress],
-            "epochs": [entry.key.epoch for entry in progress],
-            "seqs": [entry.event_seq for entry in progress],
-            "states": [int(entry.state) for entry in progress],
-            "details": [entry.detail for entry in progress],
-            "outcomes": [entry.image_outcome for entry in progress],
-            "images": [entry.image_id for entry in progress],
-            "prepared": [State.PREPARING in entry.passed for entry in progress],
-            "started": [State.RUNNING in entry.passed for entry in progress],
-            "active": sorted(ACTIVE),
-            "froms": [source for source, _ in _MOVES],
-            "tos": [target for _, target in _MOVES],
-        },
-    )
-    return {AttemptKey(row.run, row.epoch) for row in rows}
-
-
-async def finish(connection: AsyncConnection, results: Sequence[Result]) -> list[Ended]:
+async def finish(database: Database | Transaction, results: Sequence[Result]) -> list[Ended]:
     """Commit results; at most one per attempt, and each with a key.
 
     A run whose attempt failed is tried again if its policy says so. Without a failure among the results
-    this is one statement.
+    this is one statement; with one it needs a transaction.
     """
-    given = {result.key: result for result in results if result.key is not None}
     failures = [
-        _Failed(key, runs_pb2.Failure.FromString(result.failure or b""), cause_of(result))
-        for key, result in given.items()
-        if result.state is State.FAILED
+        _Failed(result.key, runs_pb2.Failure.FromString(result.failure or b""), cause_of(result))
+        for result in results
+        if result.state is _FAILED and result.key is not None
     ]
-    endings = {key: no_retry(result) for key, result in given.items() if result.state is not State.FAILED}
-    if failures:
-        endings |= await _decide(connection, failures)
-    over = [
-        _Over(
-            key=key,
-            ending=endings[key],
-            outcome=result.outcome,
-            failure=result.failure,
-            cause=cause_of(result),
-            finish_id=result.finish_id,
-            exit_code=result.exit_code,
-            outputs=result.outputs,
-        )
-        for key, result in given.items()
-        if key in endings
-    ]
-    return await _end(connection, over)
+    decided = await _decide(database, failures) if failures else {}
+    over = []
+    endings = []
+    keys = []
+    for result in results:
+        key = result.key
+        ending = decided.get(key) if result.state is _FAILED else no_retry(result)  # type: ignore[arg-type]  # None is in no dict
+        if key is not None and ending is not None:
+            keys.append(key)
+            over.append(result)
+            endings.append(ending)
+    return await _end(
+        database,
+        keys,
+        endings,
+        outcomes=[result.outcome for result in over],
+        failures=_unless_empty([result.failure for result in over]),
+        causes=_unless_empty([cause_of(result) for result in over]),
+        finish_ids=[result.finish_id for result in over],
+        exit_codes=[result.exit_code for result in over],
+        outputs=_unless_empty([result.outputs for result in over]),
+    )
 
 
 @dataclass(frozen=True)
@@ -110,25 +121,25 @@ class Lost:
     session: UUID | None = None
 
 
-async def lose(connection: AsyncConnection, attempts_lost: Sequence[Lost]) -> list[Ended]:
+async def lose(transaction: Transaction, attempts_lost: Sequence[Lost]) -> list[Ended]:
     """End attempts whose agents are gone or no longer have them; their runs wait again, or have ended."""
     failures = [
         _Failed(entry.key, lost(entry.why), runs_pb2.FAILURE_CAUSE_NODE_LOST, entry.session)
         for entry in attempts_lost
     ]
-    endings = await _decide(connection, failures)
-    over = [
-        _Over(
-            key=failed.key,
-            ending=endings[failed.key],
-            outcome=runs_pb2.ATTEMPT_OUTCOME_LOST,
-            failure=failed.failure.SerializeToString(),
-            cause=failed.cause,
-        )
-        for failed in failures
-        if failed.key in endings
-    ]
-    return await _end(connection, over)
+    decided = await _decide(transaction, failures) if failures else {}
+    over = [failed for failed in failures if failed.key in decided]
+    return await _end(
+        transaction,
+        [failed.key for failed in over],
+        [decided[failed.key] for failed in over],
+        outcomes=[runs_pb2.ATTEMPT_OUTCOME_LOST] * len(over),
+        failures=[failed.failure.SerializeToString() for failed in over],
+        causes=[failed.cause for failed in over],
+        finish_ids=None,
+        exit_codes=None,
+        outputs=None,
+    )
 
 
 @dataclass(frozen=True)
@@ -139,86 +150,74 @@ class _Failed:
     session: UUID | None = None
 
 
-@dataclass(frozen=True)
-class _Over:
-    """How an attempt ended, for its row, and what becomes of its run."""
-
-    key: AttemptKey
-    ending: Ending
-    outcome: int
-    failure: bytes | None
-    cause: int
-    finish_id: UUID | None = None
-    exit_code: int | None = None
-    outputs: str = ""
-
-
-async def _decide(connection: AsyncConnection, failures: Sequence[_Failed]) -> dict[AttemptKey, Ending]:
-    """Lock the runs of those failures that are not stale, and decide what becomes of each."""
-    rows = await connection.execute(
-        statement("attempt_failed"),
-        {
-            "runs": [failed.key.run for failed in failures],
-            "epochs": [failed.key.epoch for failed in failures],
-            "causes": [failed.cause for failed in failures],
-            "sessions": [failed.session for failed in failures],
-            "sources": sorted(ACTIVE),
-        },
+async def _decide(database: Database | Transaction, failures: Sequence[_Failed]) -> dict[AttemptKey, Ending]:
+    """Lock the leases of those failures that are not stale, and decide what becomes of each."""
+    rows = await database.rows(
+        "attempt_failed",
+        **_names([failed.key for failed in failures]),
+        causes=[failed.cause for failed in failures],
+        sessions=[failed.session for failed in failures],
+        cancelled=StopReason.CANCELLED,
     )
     by_key = {failed.key: failed.failure for failed in failures}
     endings = {}
     for row in rows:
-        key = AttemptKey(row.run, row.epoch)
-        alike = [*zip(row.alike_epochs, row.alike_agents, strict=True), (row.epoch, row.agent)]
-        past = Past(row.cancel_requested, row.retry_policy, alike)
+        key = AttemptKey(row["run"], row["epoch"])
+        alike = [*zip(row["alike_epochs"], row["alike_agents"], strict=True), (key.epoch, row["agent"])]
+        past = Past(row["cancel_requested"], row["retry_policy"], alike)
         endings[key] = after_failure(by_key[key], past, random.random())  # noqa: S311 - jitter
     return endings
 
 
-async def _end(connection: AsyncConnection, over: Sequence[_Over]) -> list[Ended]:
-    if not over:
+async def _end(
+    database: Database | Transaction, keys: Sequence[AttemptKey], endings: Sequence[Ending], **columns: Any
+) -> list[Ended]:
+    """End attempts; `columns` are those of `attempts`, in the order of the keys; None: empty throughout."""
+    if not keys:
         return []
-    rows = await connection.execute(
-        statement("attempt_finish"),
-        {
-            "runs": [entry.key.run for entry in over],
-            "epochs": [entry.key.epoch for entry in over],
-            "finish_ids": [entry.finish_id for entry in over],
-            "outcomes": [entry.outcome for entry in over],
-            "exit_codes": [entry.exit_code for entry in over],
-            "failures": [entry.failure for entry in over],
-            "causes": [entry.cause for entry in over],
-            "outputs": [entry.outputs for entry in over],
-            "states": [entry.ending.move.target for entry in over],
-            "details": [entry.ending.detail for entry in over],
-            "run_failures": [entry.ending.failure for entry in over],
-            "delays": [entry.ending.delay for entry in over],
-            "sources": sorted(frozenset.intersection(*(entry.ending.move.sources for entry in over))),
-            "queued": State.QUEUED,
-            "scheduled": State.SCHEDULED,
-        },
+    (row,) = await database.rows(
+        "attempt_finish",
+        **_names(keys),
+        **columns,
+        states=[ending.move.target for ending in endings],
+        details=_unless_empty([ending.detail for ending in endings]),
+        run_failures=_unless_empty([ending.failure for ending in endings]),
+        delays=[ending.delay for ending in endings],
+        queued=State.QUEUED,
+        scheduled=State.SCHEDULED,
     )
-    return [_ended(row) for row in rows]
+    return [
+        Ended(keys[position - 1], queue, endings[position - 1].move.target)
+        for position, queue in zip(row["positions"] or (), row["queues"] or (), strict=True)
+    ]
 
 
-def _ended(row: Row[Any]) -> Ended:
-    return Ended(AttemptKey(row.run, row.epoch), row.queue, State(row.state))
+def _names(keys: Iterable[AttemptKey]) -> dict[str, Sequence[Any]]:
+    """Return the two columns that keys are."""
+    runs, epochs = zip(*keys, strict=True)
+    return {"runs": runs, "epochs": epochs}
+
+
+def _unless_empty(column: Sequence[Any]) -> Sequence[Any] | None:
+    """Spare what is empty throughout, as most columns are, on its way and in PostgreSQL."""
+    return column if any(column) else None
 
 
 async def finish_ids(
-    connection: AsyncConnection, keys: Sequence[AttemptKey]
+    database: Database | Transaction, keys: Sequence[AttemptKey]
 ) -> dict[AttemptKey, UUID | None]:
-    """Return the id of each known attempt's committed result, None while there is none."""
-    rows = await connection.execute(
-        select(attempts.c.run, attempts.c.epoch, attempts.c.finish_id).where(
-            tuple_(attempts.c.run, attempts.c.epoch).in_(keys)
-        )
-    )
-    return {AttemptKey(row.run, row.epoch): row.finish_id for row in rows}
+    """Return the id of the result that each attempt ended with, None where it ended without one.
+
+    An attempt that is not over, or never was, is left out.
+    """
+    if not keys:
+        return {}
+    rows = await database.rows("attempt_finish_ids", **_names(keys))
+    return {AttemptKey(row["run"], row["epoch"]): row["finish_id"] for row in rows}
 
 
 async def give_back(
-    connection: AsyncConnection,
+    database: Database | Transaction,
     transition: Transition,
     details: Mapping[AttemptKey, str],
     *,
@@ -227,23 +226,27 @@ async def give_back(
     """End attempts that never began; their runs wait again, or are CANCELLED where that was asked for.
 
     Args:
-        connection: The transaction.
+        database: The transaction, or the database: it is one statement.
         transition: RETURN or RELEASE.
         details: For each attempt, why its run waits again.
         unanswered: Leave leases alone that an agent has taken.
     """
-    rows = await connection.execute(
-        statement("attempt_give_back"),
-        {
-            "runs": [key.run for key in details],
-            "epochs": [key.epoch for key in details],
-            "details": list(details.values()),
-            "sources": sorted(transition.sources),
-            "target": transition.target,
-            "cancelled": transitions.CANCEL_GIVEN_BACK.target,
-            "cancel_failure": CANCELLED,
-            "outcome": runs_pb2.ATTEMPT_OUTCOME_RELEASED,
-            "unanswered": unanswered,
-        },
+    if not details:
+        return []
+    keys = list(details)
+    cancelled = transitions.CANCEL_GIVEN_BACK.target
+    rows = await database.rows(
+        "attempt_give_back",
+        **_names(keys),
+        details=list(details.values()),
+        sources=sorted(transition.sources),
+        cancel=StopReason.CANCELLED,
+        cancelled=cancelled,
+        cancel_failure=CANCELLED,
+        outcome=runs_pb2.ATTEMPT_OUTCOME_RELEASED,
+        unanswered=unanswered,
     )
-    return [_ended(row) for row in rows]
+    return [
+        Ended(keys[row["position"] - 1], row["queue"], cancelled if row["cancelled"] else transition.target)
+        for row in rows
+    ]

@@ -1,42 +1,94 @@
--- Give runs that this transaction has locked to sessions: a new epoch, a lease, an attempt.
--- `runs`, `sessions`, `gpu_ids` (joined by commas) are parallel arrays; `holders` are the sessions, each
--- once, `agents` their agents.
--- A session that was superseded, drains or has been silent gets nothing, nor does one whose agent
--- already holds one of the GPUs; the share lock keeps a new session from slipping in between.
-WITH holder AS MATERIALIZED (
-    SELECT agents.name AS agent, sessions.id AS session
-    FROM queue.agents
-    JOIN queue.sessions ON sessions.id = agents.session
-    WHERE agents.name = ANY(CAST(:agents AS text[]))
-      AND sessions.id = ANY(CAST(:holders AS uuid[]))
+-- Give the first waiting runs of lanes to sessions, one run per slot: each leaves `ready` and gets a lease.
+-- `queues`, `shapes`: the lanes. `lanes` (a lane's number, from 1), `agents`, `sessions`, `slots`,
+-- `gpu_ids` (joined by commas): what goes where, parallel arrays. `priorities`, first one first, and
+-- `floors`, as many for each lane: sequence numbers below them are not looked at, see core.low_water.
+-- Runs that somebody else holds are passed over, so a claim never waits for one.
+-- A session that was superseded, drains or has been silent gets nothing, nor does one whose agent already
+-- holds one of the GPUs; the share lock keeps a new session from slipping in between. Such a choice comes
+-- back without a run.
+WITH choice AS MATERIALIZED (
+    SELECT *
+    FROM unnest(
+        CAST(:lanes AS integer[]), CAST(:agents AS text[]), CAST(:sessions AS uuid[]),
+        CAST(:slots AS integer[]), CAST(:gpu_ids AS text[])
+    ) WITH ORDINALITY AS choice (lane, agent, session, slots, gpu_ids, choice)
+), holder AS MATERIALIZED (
+    SELECT choice.*
+    FROM choice
+    JOIN queue.agents ON agents.name = choice.agent AND agents.session = choice.session
+    JOIN queue.sessions ON sessions.id = choice.session
+    WHERE {reachable}
       AND NOT agents.draining
-      AND {reachable}
-    FOR SHARE OF agents SKIP LOCKED
-), taken AS (
-    UPDATE queue.runs
-    SET state = :target, epoch = runs.epoch + 1, state_detail = 'Handed to ' || holder.agent
-    FROM unnest(CAST(:runs AS text[]), CAST(:sessions AS uuid[]), CAST(:gpu_ids AS text[]))
-        AS choice (run, session, gpu_ids)
-    JOIN holder USING (session), queue.queues
-    WHERE runs.name = choice.run
-      AND queues.name = runs.queue
-      AND runs.state = ANY(CAST(:sources AS smallint[]))
       AND (choice.gpu_ids = '' OR NOT EXISTS (
           SELECT FROM queue.leases
-          WHERE leases.agent = holder.agent
+          WHERE leases.agent = choice.agent
             AND leases.gpu_ids && string_to_array(choice.gpu_ids, ',')))
-    RETURNING runs.name AS run, runs.epoch, runs.queue, runs.spec, holder.agent, choice.session,
-              string_to_array(choice.gpu_ids, ',') AS gpu_ids, queues.lost_after
-), leased AS (
-    INSERT INTO queue.leases (run, epoch, session, agent, queue, gpu_ids, lost_after)
-    SELECT run, epoch, session, agent, queue, gpu_ids, lost_after FROM taken
-), attempted AS (
-    INSERT INTO queue.attempts (run, epoch, agent, gpu_ids)
-    SELECT run, epoch, agent, gpu_ids FROM taken
+    FOR SHARE OF agents SKIP LOCKED
+), place AS (
+    SELECT holder.lane, count(*) AS most, array_agg(holder.choice) AS choices,
+           array_agg(holder.agent) AS agents, array_agg(holder.session) AS sessions,
+           array_agg(holder.gpu_ids) AS gpu_ids
+    FROM (SELECT * FROM holder ORDER BY lane, choice) AS holder
+    CROSS JOIN LATERAL generate_series(1, holder.slots)
+    GROUP BY holder.lane
+), lane AS MATERIALIZED (
+    SELECT place.*, given.queue, given.shape, queues.lost_after
+    FROM unnest(CAST(:queues AS text[]), CAST(:shapes AS smallint[]))
+        WITH ORDINALITY AS given (queue, shape, lane)
+    JOIN place USING (lane)
+    JOIN queue.queues ON queues.name = given.queue AND NOT queues.paused
+), head AS MATERIALIZED (
+    SELECT lane.lane, head.*
+    FROM lane
+    CROSS JOIN LATERAL (
+        SELECT level.priority, waiting.*
+        FROM unnest(CAST(:priorities AS smallint[])) WITH ORDINALITY AS level (priority, number)
+        CROSS JOIN LATERAL (
+            SELECT ready.ctid AS at, ready.seq, ready.run, ready.epoch, ready.number AS attempt
+            FROM queue.ready
+            WHERE ready.queue = lane.queue AND ready.shape = lane.shape
+              AND ready.priority = level.priority
+              AND ready.seq >= (CAST(:floors AS bigint[]))
+                  [(lane.lane - 1) * cardinality(CAST(:priorities AS smallint[])) + level.number]
+            ORDER BY ready.seq
+            LIMIT lane.most
+            FOR UPDATE SKIP LOCKED
+        ) AS waiting
+        LIMIT lane.most
+    ) AS head
+), taken AS (
+    SELECT lane, array_agg(run) AS runs, array_agg(epoch) AS epochs, array_agg(attempt) AS attempts,
+           array_agg(priority) AS priorities, array_agg(seq) AS seqs
+    FROM (SELECT * FROM head ORDER BY lane, priority, seq) AS head
+    GROUP BY lane
+), granted AS MATERIALIZED (
+    SELECT lane.lane, lane.queue, lane.lost_after, pair.*
+    FROM lane
+    JOIN taken USING (lane)
+    -- The first run to the first place: in step, where a join would compare each with each.
+    CROSS JOIN LATERAL unnest(
+        taken.runs, taken.epochs, taken.attempts, taken.priorities, taken.seqs,
+        lane.choices, lane.agents, lane.sessions, lane.gpu_ids
+    ) AS pair (run, epoch, attempt, priority, seq, choice, agent, session, gpu_ids)
+    WHERE pair.run IS NOT NULL
 ), unqueued AS (
-    DELETE FROM queue.ready USING taken WHERE ready.run = taken.run
+    DELETE FROM queue.ready WHERE ctid = ANY(ARRAY(SELECT at FROM head))
+), leased AS (
+    INSERT INTO queue.leases
+        (run, epoch, number, session, agent, queue, gpu_ids, lost_after, state, detail)
+    SELECT run, epoch, attempt, session, agent, queue, string_to_array(gpu_ids, ','), lost_after,
+           CAST(:state AS smallint), 'Handed to ' || agent
+    FROM granted
 )
-SELECT taken.run, taken.epoch, taken.session, taken.spec, taken.gpu_ids, taken.lost_after,
-       (SELECT count(*) FROM queue.attempts
-        WHERE attempts.run = taken.run AND attempts.outcome <> :released) + 1 AS number
-FROM taken
+SELECT granted.choice, granted.run, granted.epoch, granted.attempt, granted.priority, granted.seq,
+       CAST(extract(epoch FROM granted.lost_after) AS float8) AS lost_after_s, runs.launch_spec, runs.own_spec
+FROM granted
+-- LATERAL and LIMIT: looked up one by one, whatever the statistics say.
+CROSS JOIN LATERAL (
+    SELECT launch_spec, own_spec FROM queue.runs WHERE runs.name = granted.run LIMIT 1
+) AS runs
+UNION ALL
+SELECT choice.choice, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM choice
+WHERE choice.choice NOT IN (SELECT holder.choice FROM holder)
+ORDER BY priority, seq

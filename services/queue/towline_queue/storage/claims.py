@@ -1,102 +1,192 @@
-"""Handing out waiting runs, in one transaction of three statements: take, (decide), claim."""
+"""Handing out waiting runs: (look), decide, claim.
 
-from collections.abc import Collection, Sequence
+What is decided is how many runs of a lane go where; which ones they are is found by the claim, so that it is
+one statement where only one lane is searched.
+"""
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
 
 from towline.v1 import runs_pb2
+from towline_queue.core.dispatch import HandedOut, Search
 from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.leases import Claimed
-from towline_queue.core.matching import Assignment, Lane, WaitingRun
+from towline_queue.core.low_water import LowWater
+from towline_queue.core.matching import Lane, Offer, Place, WaitingRun
 from towline_queue.core.transitions import CLAIM
-from towline_queue.storage.statements import statement
-from towline_queue.storage.tables import agents, leases
+from towline_queue.storage.database import Database, Row, Transaction
+from towline_queue.storage.shared_specs import SharedSpecs
+from towline_queue.store import Choose
 
-__all__ = ["claim", "held_gpus", "take"]
+__all__ = ["Claims", "held_gpus"]
 
-_PRIORITIES = [number for number in runs_pb2.Priority.values() if number]
+_PRIORITIES: Final = sorted(number for number in runs_pb2.Priority.values() if number)
+_NOWHERE: Final = [0] * len(_PRIORITIES)
 
 
-async def take(connection: AsyncConnection, lanes: Sequence[Lane]) -> list[WaitingRun]:
-    """Lock the first runs of each lane until the transaction ends; where none may be taken, only look."""
-    taking = [lane for lane in lanes if lane.most]
-    looking = [lane for lane in lanes if not lane.most]
-    rows = list(
-        await connection.execute(
-            statement("claim_take"),
-            {
-                "queues": [lane.queue for lane in taking],
-                "shapes": [lane.shape for lane in taking],
-                "mosts": [lane.most for lane in taking],
-            },
+class Claims:
+    """The claims of one process.
+
+    Args:
+        database: The way to PostgreSQL.
+        clock: Seconds by a clock that does not jump.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._low_water = LowWater(_PRIORITIES)
+        self._specs = SharedSpecs(database)
+
+    async def hand_out(
+        self, offers: Sequence[Offer], searches: Sequence[Search], choose: Choose
+    ) -> HandedOut:
+        """Give waiting runs to sessions; see `store.LeaseStore`."""
+        one_lane = len(searches) == 1
+        if one_lane and not searches[0].lane.shape:
+            return await self._handed_out(await self._claim(self._database, searches, choose(offers, None)))
+        async with self._database.transaction() as transaction:
+            free = offers
+            if any(search.lane.shape for search in searches):
+                free = await _without_held_gpus(transaction, offers)
+            waiting = None if one_lane else await self._look(transaction, searches)
+            claim = await self._claim(transaction, searches, choose(free, waiting))
+        return await self._handed_out(claim, waiting)
+
+    async def _look(self, transaction: Transaction, searches: Sequence[Search]) -> list[WaitingRun]:
+        """Return the first waiting runs of lanes."""
+        rows = await transaction.rows(
+            "claim_look",
+            queues=[search.lane.queue for search in searches],
+            shapes=[search.lane.shape for search in searches],
+            mosts=[search.most for search in searches],
+            priorities=_PRIORITIES,
+            floors=self._floors(searches),
         )
-    )
-    if looking:
-        rows += await connection.execute(
-            statement("claim_peek"),
-            {
-                "queues": [lane.queue for lane in looking],
-                "shapes": [lane.shape for lane in looking],
-                "priorities": _PRIORITIES,
-            },
+        return [WaitingRun(*row) for row in rows]
+
+    async def _claim(
+        self, database: Database | Transaction, searches: Sequence[Search], places: Sequence[Place]
+    ) -> "_Claim":
+        """Give the first runs of lanes to places."""
+        if not places:
+            return _Claim(searches, places, [])
+        numbers = {search.lane: number for number, search in enumerate(searches, 1)}
+        rows = await database.rows(
+            "claim",
+            queues=[search.lane.queue for search in searches],
+            shapes=[search.lane.shape for search in searches],
+            lanes=[numbers[place.lane] for place in places],
+            agents=[place.agent for place in places],
+            sessions=[place.session for place in places],
+            slots=[place.slots for place in places],
+            gpu_ids=[",".join(place.gpu_ids) for place in places],
+            priorities=_PRIORITIES,
+            floors=self._floors(searches),
+            state=CLAIM.target,
         )
-    return [
-        WaitingRun(row.run, row.queue, row.shape, row.priority, row.seq, waited=row.waited) for row in rows
-    ]
+        return _Claim(searches, places, rows)
+
+    def _floors(self, searches: Sequence[Search]) -> list[int]:
+        now_s = self._clock()
+        return [
+            floor
+            for search in searches
+            for floor in (_NOWHERE if search.anew else self._low_water.floors(search.lane, now_s))
+        ]
+
+    async def _handed_out(self, claim: "_Claim", waiting: Sequence[WaitingRun] | None = None) -> HandedOut:
+        """Tell what came of a claim, after its commit.
+
+        Args:
+            claim: The claim.
+            waiting: What was seen before it; None where nobody looked.
+        """
+        specs = await self._specs.of(row["launch_spec"] for row in claim.rows if row["run"] is not None)
+        asked: Counter[Lane] = Counter()
+        for place in claim.places:
+            asked[place.lane] += place.slots
+        claimed: list[Claimed] = []
+        refused = set[UUID]()
+        taken: dict[Lane, list[tuple[int, int]]] = defaultdict(list)
+        ttls: dict[float, timedelta] = {}
+        for choice, run, epoch, number, priority, seq, lost_after_s, launch_spec, own_spec in claim.rows:
+            lane, session, _, slots, gpu_ids = claim.places[choice - 1]
+            if run is None:
+                refused.add(session)
+                asked[lane] -= slots
+                continue
+            ttl = ttls.get(lost_after_s) or ttls.setdefault(lost_after_s, timedelta(seconds=lost_after_s))
+            spec = specs[launch_spec] + own_spec
+            claimed.append(Claimed(AttemptKey(run, epoch), session, number, spec, gpu_ids, ttl))
+            taken[lane].append((priority, seq))
+        found = {lane: len(runs) for lane, runs in taken.items()}
+        dry = self._learn(claim.searches, asked, taken, waiting)
+        return HandedOut(claimed, found, frozenset(refused), dry)
+
+    def _learn(
+        self,
+        searches: Sequence[Search],
+        asked: Mapping[Lane, int],
+        taken: Mapping[Lane, Sequence[tuple[int, int]]],
+        waiting: Sequence[WaitingRun] | None,
+    ) -> frozenset[Lane]:
+        """Move the low-water marks, and return the lanes in which nothing is left.
+
+        Args:
+            searches: What was searched.
+            asked: How many runs of each lane there were places for.
+            taken: The runs taken of each lane, (priority, sequence number), in order.
+            waiting: What was seen before; None where nobody looked.
+        """
+        seen: dict[Lane, list[tuple[int, int]]] = defaultdict(list)
+        for run in waiting or ():
+            seen[Lane(run.queue, run.shape)].append(run.place)
+        dry = set()
+        for lane, most, anew in searches:
+            gone = taken.get(lane, ())
+            all_taken = waiting is not None and len(seen[lane]) == len(gone) < max(most, 1)
+            if all_taken or len(gone) < asked.get(lane, 0):
+                dry.add(lane)
+            elif anew:
+                self._low_water.lower(lane, seen[lane] or gone)
+            self._low_water.taken(lane, gone)
+        return frozenset(dry)
 
 
-async def held_gpus(connection: AsyncConnection, agent_names: Collection[str]) -> dict[str, set[str]]:
+@dataclass(frozen=True)
+class _Claim:
+    """A claim that was carried out: rows as claim.sql returns them."""
+
+    searches: Sequence[Search]
+    places: Sequence[Place]
+    rows: Sequence[Row]
+
+
+async def held_gpus(transaction: Transaction, agent_names: Collection[str]) -> dict[str, set[str]]:
     """Lock agents and return the GPUs that leases of each hold; an agent that is locked already is left out.
 
     The lock makes claims for one agent take turns, so that no two that overlap (one whose commit nobody
-    waits for any more, and the next) give away one GPU: each sees the leases that the other made.
+    waits for any more, and the next) give away one GPU: the claim, which is a statement after the lock, sees
+    the leases that the other one made.
     """
-    locked = await connection.execute(
-        select(agents.c.name)
-        .where(agents.c.name.in_(agent_names))
-        .order_by(agents.c.name)
-        .with_for_update(key_share=True, skip_locked=True)
-    )
-    held: dict[str, set[str]] = {name: set() for name in locked.scalars()}
-    # A statement of its own: it must see what was committed while the lock was another's.
-    rows = await connection.execute(select(leases.c.agent, leases.c.gpu_ids).where(leases.c.agent.in_(held)))
-    for row in rows:
-        held[row.agent].update(row.gpu_ids)
-    return held
+    rows = await transaction.rows("claim_agents", agents=list(agent_names))
+    return {row["name"]: set(row["gpu_ids"]) for row in rows}
 
 
-async def claim(
-    connection: AsyncConnection, assignments: Sequence[Assignment], holders: Sequence[str]
-) -> list[Claimed]:
-    """Give locked runs to sessions; what a session may not have any more is left out.
-
-    Args:
-        connection: The transaction that took the runs.
-        assignments: What goes where.
-        holders: The agents of these sessions.
-    """
-    rows = await connection.execute(
-        statement("claim"),
-        {
-            "runs": [assignment.run for assignment in assignments],
-            "sessions": [assignment.session for assignment in assignments],
-            "gpu_ids": [",".join(assignment.gpu_ids) for assignment in assignments],
-            "holders": list({assignment.session for assignment in assignments}),
-            "agents": list(holders),
-            "sources": sorted(CLAIM.sources),
-            "target": CLAIM.target,
-            "released": runs_pb2.ATTEMPT_OUTCOME_RELEASED,
-        },
-    )
+async def _without_held_gpus(transaction: Transaction, offers: Sequence[Offer]) -> list[Offer]:
+    """Take GPUs out of the offers that leases of their agents hold: what an agent says may be out of date."""
+    with_gpus = [offer.agent for offer in offers if offer.free_gpus]
+    if not with_gpus:
+        return list(offers)
+    held = await held_gpus(transaction, with_gpus)
+    # One that is not there is locked: its GPUs are being given away, or it opens a session.
     return [
-        Claimed(
-            key=AttemptKey(row.run, row.epoch),
-            session=row.session,
-            number=row.number,
-            spec=row.spec,
-            gpu_ids=tuple(row.gpu_ids),
-            ttl=row.lost_after,
-        )
-        for row in rows
+        replace(offer, free_gpus=offer.free_gpus - held[offer.agent] if offer.agent in held else frozenset())
+        for offer in offers
     ]

@@ -3,17 +3,17 @@
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import ARRAY, Text, bindparam, func, select, tuple_
+from sqlalchemy import ARRAY, Text, bindparam
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from towline.v1 import leases_pb2
+from towline.v1 import leases_pb2, runs_pb2
 from towline_queue.core.explain import MOST_COUNTED, AgentFacts, QueueFacts
 from towline_queue.storage.statements import statement
-from towline_queue.storage.tables import ready
 
 __all__ = ["count_ahead", "queue_facts"]
 
 _AGENTS: Final = statement("queue_agents").bindparams(bindparam("queues", type_=ARRAY(Text)))
+_PRIORITIES: Final = [number for number in runs_pb2.Priority.values() if number]
 
 
 async def queue_facts(connection: AsyncConnection, names: Collection[str]) -> dict[str, QueueFacts]:
@@ -35,6 +35,7 @@ async def queue_facts(connection: AsyncConnection, names: Collection[str]) -> di
                 gpus=row.gpus,
                 busy_slots=row.busy_slots,
                 busy_gpus=row.busy_gpus,
+                alike=row.alike,
             )
         )
     return {name: QueueFacts(paused=name in paused, agents=agents[name]) for name in names}
@@ -42,10 +43,7 @@ async def queue_facts(connection: AsyncConnection, names: Collection[str]) -> di
 
 async def count_ahead(connection: AsyncConnection, queue: str, *, priority: int, seq: int) -> int:
     """Count the runs of a queue that come before a place in it, up to MOST_COUNTED."""
-    first = (
-        select(ready.c.seq)
-        .where(ready.c.queue == queue, tuple_(ready.c.priority, ready.c.seq) < (priority, seq))
-        .limit(MOST_COUNTED)
-        .subquery()
-    )
-    return (await connection.execute(select(func.count()).select_from(first))).scalar_one()
+    place = {"queue": queue, "priority": priority, "seq": seq}
+    bounds = {"priorities": [number for number in _PRIORITIES if number <= priority], "most": MOST_COUNTED}
+    counted: int = (await connection.execute(statement("queue_ahead"), place | bounds)).scalar_one()
+    return counted

@@ -1,34 +1,90 @@
--- Store runs in the order given, and make them wait: one statement, so one round trip for any number.
--- Sequence numbers follow the order given, for the select that feeds the insert is sorted.
-WITH given AS (
+-- Store the runs of some requests, in the order given, and make them wait; a request is stored whole or not at all.
+-- Parallel arrays: `starts`, `lengths`, `run_kinds` (1 for the first kind), of the runs; `requests` to `max_waits`,
+-- of the kinds, the request (1 for the first) that their runs are of and what these have in common; `methods` to
+-- `responses`, of the requests, with no id where one is not to be remembered; `digests` to `retry_policies`, of
+-- launch specs that may be new. No request comes twice.
+-- For many runs an array of texts takes longer to send than all else: `names` are joined by commas, and
+-- `own_specs` are one text, in which each has its start and length.
+-- A request whose queue is not there, or has another spec than the one it was checked by (`queue_revisions`; null:
+-- any), is stale: nothing of it is stored. Nor is anything of one that is remembered: it was carried out before.
+-- Answers with the requests that were stored and those that are stale.
+WITH held AS MATERIALIZED (
+    -- No queue goes, or gets another spec, before this is committed.
+    SELECT name, revision, create_time
+    FROM queue.queues
+    WHERE name = ANY(CAST(:queues AS text[]))
+    ORDER BY name
+    FOR KEY SHARE
+), kind AS MATERIALIZED (
+    SELECT kind.number, kind.request, kind.queue, kind.priority, kind.shape, kind.job_version, kind.author,
+           CAST(kind.labels AS jsonb) AS labels, CAST(kind.variables AS jsonb) AS variables, kind.launch_spec,
+           kind.retry_of, kind.due_time, now() + kind.max_wait AS expire_time, held.name IS NULL AS stale
+    FROM unnest(
+        CAST(:requests AS integer[]), CAST(:queues AS text[]), CAST(:queue_revisions AS bigint[]),
+        CAST(:queue_times AS timestamptz[]), CAST(:priorities AS smallint[]), CAST(:shapes AS smallint[]),
+        CAST(:job_versions AS text[]), CAST(:authors AS text[]), CAST(:labels AS text[]),
+        CAST(:variables AS text[]), CAST(:launch_specs AS bytea[]), CAST(:retries_of AS text[]),
+        CAST(:due_times AS timestamptz[]), CAST(:max_waits AS interval[])
+    ) WITH ORDINALITY AS kind(
+        request, queue, queue_revision, queue_time, priority, shape, job_version, author, labels, variables,
+        launch_spec, retry_of, due_time, max_wait, number
+    )
+    LEFT JOIN held ON held.name = kind.queue AND (
+        kind.queue_revision IS NULL
+        OR (held.revision = kind.queue_revision AND held.create_time = kind.queue_time)
+    )
+), request AS MATERIALIZED (
+    SELECT request.*, request.number IN (SELECT kind.request FROM kind WHERE kind.stale) AS stale
+    FROM unnest(
+        CAST(:methods AS text[]), CAST(:request_ids AS uuid[]), CAST(:request_digests AS bytea[]),
+        CAST(:responses AS bytea[])
+    ) WITH ORDINALITY AS request(method, request_id, digest, response, number)
+), remembered AS (
+    -- In one order everywhere, for each waits here for others that remember the same request.
+    INSERT INTO queue.requests (method, request_id, digest, response)
+    SELECT method, request_id, digest, response
+    FROM request
+    WHERE request_id IS NOT NULL AND NOT stale
+    ORDER BY method, request_id
+    ON CONFLICT DO NOTHING
+    RETURNING method, request_id
+), stored AS MATERIALIZED (
+    SELECT number FROM request JOIN remembered USING (method, request_id)
+    UNION ALL
+    SELECT number FROM request WHERE request_id IS NULL AND NOT stale
+), shared AS (
+    INSERT INTO queue.launch_specs (digest, spec, queue_spec, max_wait, retry_policy)
     SELECT *
     FROM unnest(
-        CAST(:names AS text[]), CAST(:queues AS text[]), CAST(:priorities AS smallint[]),
-        CAST(:shapes AS smallint[]), CAST(:states AS smallint[]), CAST(:job_versions AS text[]),
-        CAST(:display_names AS text[]), CAST(:authors AS text[]), CAST(:labels AS text[]),
-        CAST(:variables AS text[]), CAST(:specs AS bytea[]), CAST(:queue_specs AS bytea[]),
-        CAST(:retries_of AS text[]), CAST(:due_times AS timestamptz[]),
-        CAST(:max_waits AS interval[]), CAST(:retry_policies AS bytea[])
-    ) WITH ORDINALITY AS given(
-        name, queue, priority, shape, state, job_version, display_name, author, labels,
-        variables, spec, queue_spec, retry_of, due_time, max_wait, retry_policy, position
-    )
+        CAST(:digests AS bytea[]), CAST(:specs AS bytea[]), CAST(:queue_specs AS bytea[]),
+        CAST(:spec_max_waits AS interval[]), CAST(:retry_policies AS bytea[])
+    ) AS shared(digest, spec, queue_spec, max_wait, retry_policy)
+    ORDER BY digest
+    ON CONFLICT DO NOTHING
+), new AS MATERIALIZED (
+    SELECT run.name, substring(CAST(:own_specs AS bytea) FROM run.start + 1 FOR run.length) AS own_spec,
+           nextval('queue.runs_seq_seq') AS seq, kind.*
+    FROM unnest(
+        string_to_array(CAST(:names AS text), ','), CAST(:starts AS integer[]), CAST(:lengths AS integer[]),
+        CAST(:run_kinds AS integer[])
+    ) WITH ORDINALITY AS run(name, start, length, kind, position)
+    JOIN kind ON kind.number = run.kind
+    JOIN stored ON stored.number = kind.request
+    ORDER BY run.position
 ), made AS (
     INSERT INTO queue.runs (
-        name, queue, priority, shape, state, job_version, display_name, author, labels,
-        variables, spec, queue_spec, retry_of, max_wait, retry_policy
+        name, seq, queue, priority, shape, job_version, author, labels, variables, launch_spec, own_spec, retry_of
     )
-    SELECT
-        name, queue, priority, shape, state, job_version, display_name, author, CAST(labels AS jsonb),
-        CAST(variables AS jsonb), spec, queue_spec, retry_of, max_wait, retry_policy
-    FROM given
-    ORDER BY position
-    RETURNING name, queue, shape, priority, seq, state, create_time, max_wait
+    OVERRIDING SYSTEM VALUE
+    SELECT name, seq, queue, priority, shape, job_version, author, labels, variables, launch_spec, own_spec, retry_of
+    FROM new
 ), made_ready AS (
-    INSERT INTO queue.ready (queue, shape, priority, seq, run, expire_time)
-    SELECT queue, shape, priority, seq, name, create_time + max_wait FROM made WHERE state = :queued
+    INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number, expire_time)
+    SELECT queue, shape, priority, seq, name, 1, 1, expire_time FROM new WHERE due_time IS NULL
 ), made_scheduled AS (
-    INSERT INTO queue.scheduled (run, due_time)
-    SELECT name, due_time FROM given WHERE state = :scheduled
+    INSERT INTO queue.scheduled (run, due_time, epoch, number)
+    SELECT name, due_time, 1, 1 FROM new WHERE due_time IS NOT NULL
 )
-SELECT seq, create_time FROM made ORDER BY seq
+SELECT number, false AS stale FROM stored
+UNION ALL
+SELECT number, true FROM request WHERE stale

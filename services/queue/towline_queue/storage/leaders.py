@@ -3,17 +3,14 @@
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from towline_queue.storage.statements import statement
+from towline_queue.storage.database import Database, Transaction
 
 __all__ = ["lead"]
 
 
-async def lead(connection: AsyncConnection, name: str, holder: UUID, length: timedelta) -> bool:
+async def lead(database: Database | Transaction, name: str, holder: UUID, length: timedelta) -> bool:
     """Take or keep the lead of some work for a while; return whether `holder` leads now.
 
     A leader that does not call for a whole length is followed by whoever calls first.
     """
-    rows = await connection.execute(statement("lead"), {"name": name, "holder": holder, "length": length})
-    return rows.one_or_none() is not None
+    return bool(await database.rows("lead", name=name, holder=holder, length=length))

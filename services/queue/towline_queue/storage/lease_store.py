@@ -1,29 +1,28 @@
 """The lease side's store on PostgreSQL: each method is one transaction of the statements in this folder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
-from towline.service.postgres import transaction
+from towline.errors import TowlineError
+from towline_queue.core.dispatch import HandedOut, Search
 from towline_queue.core.leases import (
     CarriedOut,
-    Claimed,
     Ended,
     LiveLease,
-    Newcomer,
     Opened,
+    Opening,
     Ready,
     Reconciled,
     Renewal,
     SessionKey,
 )
-from towline_queue.core.matching import Offer, lanes
+from towline_queue.core.matching import Offer
 from towline_queue.core.reports import SaidBy
-from towline_queue.core.sessions import Inventory, InventoryEntry
-from towline_queue.storage import claims, leaders, reports, sessions, upkeep
+from towline_queue.core.sessions import Inventory
+from towline_queue.storage import leaders, reports, sessions, upkeep
+from towline_queue.storage.claims import Claims
+from towline_queue.storage.database import Database
 from towline_queue.store import Choose
 
 __all__ = ["PostgresLeaseStore"]
@@ -33,112 +32,82 @@ class PostgresLeaseStore:
     """A `towline_queue.store.LeaseStore`; what each method does and raises is said there.
 
     Args:
-        engine: The database.
+        database: The way to PostgreSQL.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._claims = Claims(database)
 
-    async def open_session(
-        self, session: UUID, newcomer: Newcomer, queues: Sequence[str], entries: Sequence[InventoryEntry]
-    ) -> Opened:
+    async def open_sessions(self, openings: Sequence[Opening]) -> Sequence[Opened | TowlineError]:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await sessions.open_session(connection, session, newcomer, queues, entries)
+        async with self._database.transaction() as transaction:
+            return await sessions.open_sessions(transaction, openings)
 
     async def settle(self, session: SessionKey, inventory: Inventory) -> Reconciled | None:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await sessions.settle(connection, session, inventory)
+        async with self._database.transaction() as transaction:
+            return await sessions.settle(transaction, session, inventory)
 
-    async def renew(self, keys: Sequence[SessionKey]) -> Sequence[Renewal | None]:
+    async def renew(self, keys: Sequence[SessionKey], *, look: bool = True) -> Sequence[Renewal | None]:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await sessions.renew(connection, keys)
+        return await sessions.renew(self._database, keys, look=look)
 
     async def leave(self, session: SessionKey) -> None:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            await sessions.leave(connection, session)
+        await sessions.leave(self._database, session)
 
     async def drain(self, session: SessionKey) -> None:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            await sessions.drain(connection, session)
+        await sessions.drain(self._database, session)
 
     async def carry_out(self, said: Sequence[SaidBy]) -> CarriedOut:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await reports.carry_out(connection, said)
+        return await reports.carry_out(self._database, said)
 
     async def stops(self, runs: Sequence[str]) -> Sequence[LiveLease]:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await sessions.stops(connection, runs)
+        return await sessions.stops(self._database, runs)
 
-    async def hand_out(self, offers: Sequence[Offer], choose: Choose) -> Sequence[Claimed]:
+    async def hand_out(
+        self, offers: Sequence[Offer], searches: Sequence[Search], choose: Choose
+    ) -> HandedOut:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            free = await _without_held_gpus(connection, offers)
-            waiting = await claims.take(connection, lanes(free))
-            if not waiting:
-                return []
-            assignments = choose(free, waiting)
-            if not assignments:
-                return []
-            agent_of = {offer.session: offer.agent for offer in offers}
-            holders = {agent_of[assignment.session] for assignment in assignments}
-            return await claims.claim(connection, assignments, sorted(holders))
+        return await self._claims.hand_out(offers, searches, choose)
 
     async def lead(self, name: str, holder: UUID, term: timedelta) -> bool:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await leaders.lead(connection, name, holder, term)
+        return await leaders.lead(self._database, name, holder, term)
 
     async def take_back_lost(self, healthy_for: timedelta) -> Sequence[Ended]:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await upkeep.take_back_lost(connection, healthy_for)
+        async with self._database.transaction() as transaction:
+            return await upkeep.take_back_lost(transaction, healthy_for)
 
     async def take_back_unanswered(self, reply_within: timedelta) -> Sequence[Ended]:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await upkeep.take_back_unanswered(connection, reply_within)
+        return await upkeep.take_back_unanswered(self._database, reply_within)
 
     async def promote(self) -> Sequence[Ready]:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await upkeep.promote(connection)
+        return await upkeep.promote(self._database)
 
     async def expire_waiting(self) -> Sequence[str]:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await upkeep.expire_waiting(connection)
+        return await upkeep.expire_waiting(self._database)
 
     async def preempt_overdue_drains(self) -> Sequence[str]:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await upkeep.preempt_overdue_drains(connection)
+        return await upkeep.preempt_overdue_drains(self._database)
 
     async def forget_sessions(self) -> int:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await upkeep.forget_sessions(connection)
+        return await upkeep.forget_sessions(self._database)
 
     async def forget_requests(self) -> int:
         """See LeaseStore."""
-        async with transaction(self._engine) as connection:
-            return await upkeep.forget_requests(connection)
+        return await upkeep.forget_requests(self._database)
 
-
-async def _without_held_gpus(connection: AsyncConnection, offers: Sequence[Offer]) -> list[Offer]:
-    """Take GPUs out of the offers that leases of their agents hold: what an agent says may be out of date."""
-    with_gpus = [offer.agent for offer in offers if offer.free_gpus]
-    if not with_gpus:
-        return list(offers)
-    held = await claims.held_gpus(connection, with_gpus)
-    # One that is not there is locked: its GPUs are being given away, or it opens a session.
-    return [
-        replace(offer, free_gpus=offer.free_gpus - held[offer.agent] if offer.agent in held else frozenset())
-        for offer in offers
-    ]
+    async def keep_attempts(self, keep: timedelta | None) -> bool:
+        """See LeaseStore."""
+        return await upkeep.keep_attempts(self._database, keep)

@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from sqlalchemy import case, func, insert, select, tuple_, update
+from sqlalchemy import Integer, case, cast, exists, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline_queue.core.log_pieces import Piece, Standing, StreamKey, join_pieces
-from towline_queue.core.transitions import ACTIVE, TERMINAL
 from towline_queue.storage.run_records import not_found
-from towline_queue.storage.tables import attempts, log_chunks, log_streams, runs
+from towline_queue.storage.tables import attempts, leases, log_chunks, log_streams, runs
 
 __all__ = ["AttemptLog", "RunLog", "append", "attempt_log", "read", "run_log"]
 
 _MOST_CHUNKS: Final = 1024
+# No attempt ended before its run was made, so older partitions are not looked into.
+_SINCE_MADE: Final = attempts.c.end_time >= runs.c.create_time
 
 
 async def append(connection: AsyncConnection, pieces: Sequence[Piece]) -> list[Standing]:
@@ -26,7 +27,7 @@ async def append(connection: AsyncConnection, pieces: Sequence[Piece]) -> list[S
         whose run no agent holds, takes nothing and is stale.
     """
     current = await _current(connection, {piece.key.run for piece in pieces})
-    live = [piece for piece in pieces if current.get(piece.key.run) == piece.key.epoch]
+    live = [piece for piece in pieces if (piece.key.run, piece.key.epoch) in current]
     keys = sorted({piece.key for piece in live})
     sizes = await _lock(connection, keys) if keys else {}
     joined = join_pieces(sizes, live)
@@ -52,10 +53,10 @@ async def append(connection: AsyncConnection, pieces: Sequence[Piece]) -> list[S
     ]
 
 
-async def _current(connection: AsyncConnection, names: set[str]) -> dict[str, int]:
-    """Return the epoch that may write, by run; runs without one are left out."""
-    query = select(runs.c.name, runs.c.epoch).where(runs.c.name.in_(names), runs.c.state.in_(ACTIVE))
-    return {row.name: row.epoch for row in (await connection.execute(query)).all()}
+async def _current(connection: AsyncConnection, names: set[str]) -> set[tuple[str, int]]:
+    """Return the attempts of these runs that go on, by run and epoch: only these may write."""
+    query = select(leases.c.run, leases.c.epoch).where(leases.c.run.in_(names))
+    return {(row.run, row.epoch) for row in (await connection.execute(query)).all()}
 
 
 async def _lock(connection: AsyncConnection, keys: Sequence[StreamKey]) -> dict[StreamKey, int]:
@@ -106,22 +107,27 @@ class RunLog:
 
 async def run_log(connection: AsyncConnection, run: str) -> RunLog:
     """Return what attempts a run has; NotFound/RUN_NOT_FOUND if there is no such run."""
-    state = (await connection.execute(select(runs.c.state).where(runs.c.name == run))).scalar_one_or_none()
-    if state is None:
+    past = select(attempts.c.epoch).where(attempts.c.run == runs.c.name, _SINCE_MADE)
+    present = select(leases.c.epoch).where(leases.c.run == runs.c.name)
+    # One statement, one snapshot: an attempt that ends meanwhile is there once.
+    query = select(
+        runs.c.state, func.array(past.scalar_subquery()), func.array(present.scalar_subquery())
+    ).where(runs.c.name == run)
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
         raise not_found(run)
-    query = select(attempts.c.epoch).where(attempts.c.run == run).order_by(attempts.c.epoch)
-    epochs = list((await connection.execute(query)).scalars())
-    return RunLog(epochs, ended=state in TERMINAL)
+    state, past_epochs, open_epochs = row
+    return RunLog(sorted([*past_epochs, *open_epochs]), ended=state is not None)
 
 
 async def attempt_log(connection: AsyncConnection, key: StreamKey) -> AttemptLog:
     """Return where a log stands; one that nobody wrote to is empty."""
-    ended = select(attempts.c.outcome != 0).where(attempts.c.run == key.run, attempts.c.epoch == key.epoch)
+    goes_on = exists().where(leases.c.run == key.run, leases.c.epoch == key.epoch)
     size = select(log_streams.c.size).where(
         log_streams.c.run == key.run, log_streams.c.epoch == key.epoch, log_streams.c.stream == key.stream
     )
     # One statement, one snapshot: a log that has ended in it has also all its bytes in it.
-    query = select(func.coalesce(size.scalar_subquery(), 0), func.coalesce(ended.scalar_subquery(), True))
+    query = select(func.coalesce(size.scalar_subquery(), 0), ~goes_on)
     return AttemptLog(*(await connection.execute(query)).one())
 
 
@@ -133,13 +139,14 @@ async def read(connection: AsyncConnection, key: StreamKey, offset: int, most: i
         log_chunks.c.stream == key.stream,
     )
     first = select(func.max(log_chunks.c.start)).where(*of_stream, log_chunks.c.start <= offset)
+    # Chunks may be larger than what is wanted: only the first one begins before it, only the last ends after.
+    skip = func.greatest(offset - log_chunks.c.start, 0)
+    length = offset + most - log_chunks.c.start - skip
+    wanted = func.substr(log_chunks.c.data, cast(skip + 1, Integer), cast(length, Integer))
     query = (
-        select(log_chunks.c.start, log_chunks.c.data)
+        select(wanted)
         .where(*of_stream, log_chunks.c.start >= first.scalar_subquery(), log_chunks.c.start < offset + most)
         .order_by(log_chunks.c.start)
         .limit(_MOST_CHUNKS)
     )
-    data = bytearray()
-    for start, chunk in (await connection.execute(query)).all():
-        data += chunk[max(0, offset - start) :]
-    return bytes(data[:most])
+    return b"".join((await connection.execute(query)).scalars())

@@ -1,5 +1,5 @@
--- Queues and the agents that serve them, with what these hold. An agent that serves two queues comes
--- twice; a queue that nobody serves comes once, with an agent of nulls.
+-- Queues and the agents that serve them, with what these hold; those of one queue that are alike come
+-- once, with their number. A queue that nobody serves comes once, with an agent of nulls.
 SELECT
     queue.name AS queue,
     queue.paused,
@@ -8,7 +8,8 @@ SELECT
     agents.draining,
     coalesce({reachable}, false) AS connected,
     coalesce(held.slots, 0) AS busy_slots,
-    coalesce(held.gpus, 0) AS busy_gpus
+    coalesce(held.gpus, 0) AS busy_gpus,
+    count(*) AS alike
 FROM queue.queues AS queue
 LEFT JOIN queue.agents AS agents ON queue.name = ANY (agents.queues)
 LEFT JOIN queue.sessions AS sessions ON sessions.id = agents.session
@@ -18,3 +19,4 @@ LEFT JOIN LATERAL (
     WHERE leases.agent = agents.name
 ) AS held ON true
 WHERE queue.name = ANY (:queues)
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8

@@ -1,12 +1,12 @@
 """Queues in PostgreSQL."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, case, delete, func, select, update
+from sqlalchemy import ARRAY, Row, Text, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,8 +14,8 @@ from towline.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from towline.names import QueueName
 from towline.v1 import queues_pb2
 from towline_queue.core.lease_policy import policy_of
-from towline_queue.core.transitions import ACTIVE, WAITING
-from towline_queue.storage.tables import queue_specs, queues, runs
+from towline_queue.storage.statements import statement
+from towline_queue.storage.tables import queue_specs, queues
 
 __all__ = [
     "Counts",
@@ -23,12 +23,14 @@ __all__ = [
     "create",
     "delete_empty",
     "get",
+    "not_found",
     "page",
     "set_paused",
-    "share_specs",
     "spec_digest",
     "update_spec",
 ]
+
+_COUNTS: Final = statement("queue_counts").bindparams(bindparam("queues", type_=ARRAY(Text)))
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,15 @@ async def get(connection: AsyncConnection, name: QueueName) -> StoredQueue:
     """Return a queue; NotFound/QUEUE_NOT_FOUND if there is none."""
     row = (await connection.execute(select(queues).where(queues.c.name == name))).one_or_none()
     if row is None:
-        raise _not_found(name)
+        raise not_found(name)
     return (await _with_counts(connection, [row]))[0]
 
 
 async def page(connection: AsyncConnection, *, after: str | None, size: int) -> list[StoredQueue]:
     """Return up to `size` queues by name, those after `after`."""
-    key = queues.c.name.collate("C")
-    query = select(queues).order_by(key).limit(size)
+    query = select(queues).order_by(queues.c.name).limit(size)
     if after is not None:
-        query = query.where(key > after)
+        query = query.where(queues.c.name > after)
     return await _with_counts(connection, (await connection.execute(query)).all())
 
 
@@ -123,7 +124,7 @@ async def update_spec(connection: AsyncConnection, name: QueueName, spec: bytes,
         await connection.execute(select(queues).where(queues.c.name == name).with_for_update())
     ).one_or_none()
     if row is None:
-        raise _not_found(name)
+        raise not_found(name)
     if etag and etag != _stored(row, Counts()).etag:
         raise Aborted(
             f"{name} has changed since it was read; read it again and repeat the change",
@@ -146,7 +147,7 @@ async def set_paused(connection: AsyncConnection, name: QueueName, paused: bool)
         )
     ).one_or_none()
     if row is None:
-        raise _not_found(name)
+        raise not_found(name)
     return (await _with_counts(connection, [row]))[0]
 
 
@@ -160,7 +161,7 @@ async def delete_empty(connection: AsyncConnection, name: QueueName) -> None:
     # Submissions hold the row shared until they commit, so none can slip in after the count.
     locked = select(queues.c.name).where(queues.c.name == name).with_for_update()
     if (await connection.execute(locked)).one_or_none() is None:
-        raise _not_found(name)
+        raise not_found(name)
     counts = (await _counts(connection, [name])).get(name, Counts())
     if counts != Counts():
         raise FailedPrecondition(
@@ -170,25 +171,6 @@ async def delete_empty(connection: AsyncConnection, name: QueueName) -> None:
             metadata={"queue": name, "waiting": str(counts.waiting), "active": str(counts.active)},
         )
     await connection.execute(delete(queues).where(queues.c.name == name))
-
-
-async def share_specs(connection: AsyncConnection, names: Collection[QueueName]) -> dict[QueueName, bytes]:
-    """Return the serialized QueueSpec by name, and hold the queues in being until the transaction ends.
-
-    Raises:
-        NotFound: One of them does not exist; QUEUE_NOT_FOUND.
-    """
-    query = (
-        select(queues.c.name, queues.c.spec)
-        .where(queues.c.name.in_(names))
-        .order_by(queues.c.name)
-        .with_for_update(read=True)
-    )
-    found = {row.name: row.spec for row in (await connection.execute(query)).all()}
-    for name in names:
-        if name not in found:
-            raise _not_found(name)
-    return found
 
 
 def _lost_after(spec: bytes) -> timedelta:
@@ -207,21 +189,21 @@ async def _with_counts(connection: AsyncConnection, rows: Sequence[Row[Any]]) ->
     return [_stored(row, counts.get(row.name, Counts())) for row in rows]
 
 
-async def _counts(connection: AsyncConnection, names: Sequence[str]) -> Mapping[str, Counts]:
-    waiting = func.count(case((runs.c.state.in_(WAITING), 1)))
-    query = (
-        select(runs.c.queue, waiting, func.count() - waiting)
-        .where(runs.c.queue.in_(names), runs.c.state.in_(WAITING | ACTIVE))
-        .group_by(runs.c.queue)
-    )
-    return {queue: Counts(*numbers) for queue, *numbers in (await connection.execute(query)).all()}
+async def _counts(connection: AsyncConnection, names: Sequence[str]) -> dict[str, Counts]:
+    """Count exactly: a run is in one place, and all are read in one statement."""
+    counts: dict[str, Counts] = {}
+    for row in (await connection.execute(_COUNTS, {"queues": names})).all():
+        before = counts.get(row.queue, Counts())
+        counts[row.queue] = Counts(before.waiting + row.waiting, before.active + row.active)
+    return counts
 
 
 def _stored(row: Row[Any], counts: Counts) -> StoredQueue:
     return StoredQueue(row.name, row.spec, row.paused, row.revision, row.create_time, counts)
 
 
-def _not_found(name: str) -> NotFound:
+def not_found(name: str) -> NotFound:
+    """Make the error for a queue that does not exist."""
     return NotFound(
         f"{name} does not exist; `towline queue list` shows those that do",
         reason="QUEUE_NOT_FOUND",

@@ -1,20 +1,25 @@
-"""Runs in PostgreSQL: what is known of them, for readers."""
+"""Runs in PostgreSQL: what is known of them, for readers.
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+Where a run is, is its state: each statement here reads `runs` and the three places together, so in one
+snapshot, and finds a run that has not ended in exactly one of them.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select
+from sqlalchemy import ARRAY, Row, Select, Text, and_, any_, bindparam, case, exists, func, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.errors import NotFound
 from towline.names import RunName
-from towline_queue.core.transitions import ACTIVE, WAITING, State
+from towline.v1 import leases_pb2, runs_pb2
+from towline_queue.core.transitions import WAITING, State
 from towline_queue.storage.statements import REACHABLE
-from towline_queue.storage.tables import attempts, leases, ready, runs, scheduled, sessions
+from towline_queue.storage.tables import attempts, launch_specs, leases, ready, runs, scheduled, sessions
 
-__all__ = ["AttemptRecord", "RunFilter", "RunRecord", "get", "newest_first", "not_found"]
+__all__ = ["LIVE_STATE", "RECORDS", "AttemptRecord", "RunRecord", "get", "not_found", "records"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,13 @@ class RunRecord:
     Attributes:
         shape: GPUs that it needs.
         spec: The serialized LaunchSpec.
+        state_detail: How it came to its end, what its agent says that goes on, or why it waits again.
         failure: The serialized Failure; None: it has not failed.
         due_time: When it may start, while it is SCHEDULED.
         expire_time: When it has waited for too long, while it is QUEUED and there is a limit.
         preempt_requested: Whether its current attempt is being stopped to be queued again.
         unreachable: Whether the session that holds it has been silent for too long.
-        attempts: Oldest first.
+        attempts: Oldest first, with the one that goes on.
     """
 
     name: RunName
@@ -58,15 +64,14 @@ class RunRecord:
     shape: int
     state: State
     job_version: str
-    display_name: str
     author: str
     labels: Mapping[str, str]
     variables: Mapping[str, str]
     spec: bytes
     retry_of: str
     create_time: datetime
-    due_time: datetime | None
-    expire_time: datetime | None
+    due_time: datetime | None = None
+    expire_time: datetime | None = None
     cancel_requested: bool = False
     preempt_requested: bool = False
     state_detail: str = ""
@@ -82,105 +87,127 @@ class RunRecord:
         return self.state in WAITING
 
 
-@dataclass(frozen=True)
-class RunFilter:
-    """Which runs; what is empty holds for all."""
+_LANE: Final = ("queue", "shape", "priority", "seq")
+# By LATERAL and LIMIT, so that a row is looked up for each run: joined, the planner may read all of `ready`.
+_lease = select(leases).where(leases.c.run == runs.c.name).limit(1).lateral("lease").c
+_ready = select(ready).where(*(ready.c[name] == runs.c[name] for name in _LANE)).limit(1).lateral("waiting").c
+_scheduled = select(scheduled).where(scheduled.c.run == runs.c.name).limit(1).lateral("due").c
 
-    queue: str = ""
-    job: str = ""
-    states: Sequence[int] = ()
-    author: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+_DETAILS: Final = (_lease.detail, _ready.detail, _scheduled.detail)
 
+LIVE_STATE: Final = case(
+    (_lease.run.is_not(None), _lease.state),
+    (_ready.run.is_not(None), int(State.QUEUED)),
+    (_scheduled.run.is_not(None), int(State.SCHEDULED)),
+)
+"""In `RECORDS`: state of a run that has not ended; null for one that has."""
 
 # Silent, or of a session that is gone: either way nobody has heard of the run for too long.
-_SILENT: Final = ~exists().where(sessions.c.id == leases.c.session, REACHABLE)
-_HELD: Final = and_(leases.c.run.is_not(None), runs.c.state.in_(ACTIVE))
-_QUERY: Final = (
+_SILENT: Final = ~exists().where(sessions.c.id == _lease.session, REACHABLE)
+_OWN: Final = tuple(
+    name for name in RunRecord.__dataclass_fields__ if name in runs.c and name not in ("state", "own_spec")
+)
+
+RECORDS: Final[Select[Any]] = (
     select(
-        runs,
-        scheduled.c.due_time,
-        ready.c.expire_time,
-        func.coalesce(and_(_HELD, runs.c.preempt_epoch == runs.c.epoch), False).label("preempt_requested"),
-        and_(_HELD, _SILENT).label("unreachable"),
+        *(runs.c[name] for name in _OWN),
+        launch_specs.c.spec.op("||")(runs.c.own_spec).label("spec"),
+        func.coalesce(runs.c.state, LIVE_STATE).label("state"),
+        func.coalesce(runs.c.detail, _lease.detail, _ready.detail, _scheduled.detail, "").label(
+            "state_detail"
+        ),
+        _scheduled.due_time,
+        _ready.expire_time,
+        _lease.stop_requested,
+        and_(_lease.run.is_not(None), _SILENT).label("unreachable"),
+        func.coalesce(_lease.epoch, _ready.epoch, _scheduled.epoch).label("epoch"),
+        _lease.agent,
+        _lease.gpu_ids,
+        _lease.grant_time,
+        _lease.prepare_time,
+        _lease.start_time,
+        _lease.image_outcome,
+        _lease.image_id,
     )
-    .outerjoin(scheduled, scheduled.c.run == runs.c.name)
-    .outerjoin(ready, ready.c.run == runs.c.name)
-    .outerjoin(leases, leases.c.run == runs.c.name)
+    .join(launch_specs, launch_specs.c.digest == runs.c.launch_spec)
+    .outerjoin(_lease.run.table, true())
+    .outerjoin(_ready.run.table, true())
+    .outerjoin(_scheduled.run.table, true())
+)
+"""What `records` makes RunRecords of; narrow it down as needed."""
+
+_ENDED_ATTEMPTS: Final = (
+    select(*(attempts.c[name] for name in ("run", *AttemptRecord.__dataclass_fields__)))
+    # No attempt ended before its run was made, so older partitions are not looked into.
+    .where(
+        attempts.c.run == any_(bindparam("names", type_=ARRAY(Text))),
+        attempts.c.end_time >= bindparam("since"),
+    )
+    .order_by(attempts.c.run, attempts.c.epoch)
 )
 
 
 async def get(connection: AsyncConnection, name: RunName) -> RunRecord:
     """Return a run; NotFound/RUN_NOT_FOUND if there is none."""
-    row = (await connection.execute(_QUERY.where(runs.c.name == name))).one_or_none()
+    row = (await connection.execute(RECORDS.where(runs.c.name == name))).one_or_none()
     if row is None:
         raise not_found(name)
-    return (await _with_attempts(connection, [row]))[0]
+    return (await records(connection, [row]))[0]
 
 
-async def newest_first(
-    connection: AsyncConnection, wanted: RunFilter, *, before: int | None, size: int, most_bytes: int
-) -> tuple[list[RunRecord], bool]:
-    """Return a page of runs, newest first, and whether there are more.
-
-    Args:
-        connection: The transaction.
-        wanted: Which runs.
-        before: Only those with a lower `seq`; None: all.
-        size: Most runs to return.
-        most_bytes: Bound of their specs together; the first run is returned in any case.
-    """
-    query = _QUERY.order_by(runs.c.seq.desc()).limit(size + 1).where(*_conditions(wanted))
-    if before is not None:
-        query = query.where(runs.c.seq < before)
-    rows: list[Row[Any]] = []
-    more = False
-    async for row in _stream(connection, query):
-        most_bytes -= len(row.spec)
-        if len(rows) == size or (rows and most_bytes < 0):
-            more = True
-            break
-        rows.append(row)
-    return await _with_attempts(connection, rows), more
-
-
-def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.queue:
-        conditions.append(runs.c.queue == wanted.queue)
-    if wanted.job:
-        of_job = func.starts_with(runs.c.job_version, f"{wanted.job}/versions/")
-        conditions.append(or_(runs.c.job_version == wanted.job, of_job))
-    if wanted.states:
-        conditions.append(runs.c.state.in_(wanted.states))
-    if wanted.author:
-        conditions.append(runs.c.author == wanted.author)
-    if wanted.labels:
-        conditions.append(runs.c.labels.contains(wanted.labels))
-    return conditions
-
-
-async def _stream(connection: AsyncConnection, query: Select[Any]) -> AsyncIterator[Row[Any]]:
-    """Give rows as they come, so that a page of large runs is not read whole to be cut."""
-    async with connection.stream(query) as result:
-        async for row in result:
-            yield row
-
-
-async def _with_attempts(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[RunRecord]:
-    records = [_record(row) for row in rows]
-    by_name = {record.name: record for record in records}
-    query = select(attempts).where(attempts.c.run.in_(by_name)).order_by(attempts.c.run, attempts.c.epoch)
-    for row in (await connection.execute(query)).all():
-        by_name[row.run].attempts.append(
-            AttemptRecord(**{name: getattr(row, name) for name in AttemptRecord.__dataclass_fields__})
-        )
-    return records
+async def records(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[RunRecord]:
+    """Make records of rows of RECORDS, in their order, with their attempts as of the same moment."""
+    made = {row.name: _record(row) for row in rows}
+    # The first lease of a run has the epoch 1: one that never had a lease has no attempts either.
+    past = {row.name: row.epoch for row in rows if row.epoch is None or row.epoch > 1}
+    if past:
+        since = min(made[name].create_time for name in past)
+        for row in (await connection.execute(_ENDED_ATTEMPTS, {"names": list(past), "since": since})).all():
+            epoch = past[row.run]
+            if epoch is None or row.epoch < epoch:  # a later one has ended since the run was read
+                made[row.run].attempts.append(_attempt(row))
+    for row in rows:
+        if row.agent is not None:
+            made[row.name].attempts.append(_open_attempt(row))
+    return list(made.values())
 
 
 def _record(row: Row[Any]) -> RunRecord:
-    fields = {name: getattr(row, name) for name in RunRecord.__dataclass_fields__ if name != "attempts"}
-    return RunRecord(**(fields | {"state": State(row.state)}))
+    own = {name: getattr(row, name) for name in _OWN}
+    state = State(row.state)
+    return RunRecord(
+        **own,
+        spec=row.spec,
+        state=state,
+        state_detail=row.state_detail,
+        due_time=row.due_time,
+        expire_time=row.expire_time,
+        cancel_requested=state is State.CANCELLED or row.stop_requested == leases_pb2.STOP_REASON_CANCELLED,
+        preempt_requested=row.stop_requested == leases_pb2.STOP_REASON_PREEMPTED,
+        unreachable=row.unreachable,
+    )
+
+
+def _attempt(row: Row[Any]) -> AttemptRecord:
+    return AttemptRecord(**{name: getattr(row, name) for name in AttemptRecord.__dataclass_fields__})
+
+
+def _open_attempt(row: Row[Any]) -> AttemptRecord:
+    return AttemptRecord(
+        epoch=row.epoch,
+        agent=row.agent,
+        gpu_ids=row.gpu_ids,
+        lease_time=row.grant_time,
+        prepare_time=row.prepare_time,
+        start_time=row.start_time,
+        end_time=None,
+        image_outcome=row.image_outcome,
+        image_id=row.image_id,
+        exit_code=None,
+        failure=None,
+        outcome=runs_pb2.ATTEMPT_OUTCOME_UNSPECIFIED,
+        outputs="",
+    )
 
 
 def not_found(name: str) -> NotFound:

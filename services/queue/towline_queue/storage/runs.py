@@ -1,83 +1,33 @@
-"""Runs in PostgreSQL: how the API makes and moves them.
+"""Runs in PostgreSQL: how the API moves them.
 
 A waiting run has exactly one row in `ready` or `scheduled`. Who deletes that row, and nobody else,
-moves the run on: so a cancel and a dispatcher that reach for the same run take the same locks in the
-same order, and one of them finds nothing.
+moves the run on: so a cancel and a dispatcher that reach for the same run want the same lock, and one of
+them finds nothing.
 """
 
-import json
-from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, cast
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.errors import FailedPrecondition, Internal, ResourceExhausted
 from towline.names import RunName
-from towline.v1 import runs_pb2
-from towline_queue.core.limits import max_wait_of
+from towline.v1 import leases_pb2, runs_pb2
 from towline_queue.core.submission import NewRun
-from towline_queue.core.transitions import ACTIVE, CANCEL_WAITING, TERMINAL, WAITING, State
-from towline_queue.storage.queues import spec_digest
-from towline_queue.storage.run_records import RunRecord, not_found
-from towline_queue.storage.statements import statement
-from towline_queue.storage.tables import queue_specs, ready, runs, scheduled
+from towline_queue.core.transitions import CANCEL_WAITING, TERMINAL
+from towline_queue.storage import run_records
+from towline_queue.storage.run_records import not_found
+from towline_queue.storage.tables import launch_specs, leases, queue_specs, ready, runs, scheduled
 
-__all__ = ["cancel", "ended", "insert", "preempt"]
+__all__ = ["cancel", "ended", "preempt"]
 
-_INSERT: Final = statement("insert_runs")
 # Each round that changes nothing means that somebody else moved the run in between.
 _CANCEL_ROUNDS: Final = 20
-
-
-async def insert(connection: AsyncConnection, new: Sequence[NewRun]) -> list[RunRecord]:
-    """Store runs, waiting, in the order given, and return them; `queues.share_specs` holds their queues."""
-    specs = [run.spec.SerializeToString(deterministic=True) for run in new]
-    max_waits = [max_wait_of(run.spec.limits) for run in new]
-    stored = await connection.execute(
-        _INSERT,
-        {
-            "names": [run.spec.run for run in new],
-            "queues": [run.spec.queue for run in new],
-            "priorities": [run.priority for run in new],
-            "shapes": [run.spec.docker.gpus for run in new],
-            "states": [run.state for run in new],
-            "job_versions": [run.spec.job_version for run in new],
-            "display_names": [run.spec.display_name for run in new],
-            "authors": [run.spec.author for run in new],
-            "labels": [json.dumps(dict(run.labels)) for run in new],
-            "variables": [json.dumps(dict(run.variables)) for run in new],
-            "specs": specs,
-            "queue_specs": [spec_digest(run.queue_spec) for run in new],
-            "retries_of": [run.retry_of for run in new],
-            "due_times": [run.due for run in new],
-            "max_waits": max_waits,
-            "retry_policies": [run.spec.retry_policy.SerializeToString() for run in new],
-            "queued": State.QUEUED,
-            "scheduled": State.SCHEDULED,
-        },
-    )
-    return [
-        RunRecord(
-            name=RunName(run.spec.run),
-            seq=row.seq,
-            queue=run.spec.queue,
-            priority=run.priority,
-            shape=run.spec.docker.gpus,
-            state=run.state,
-            job_version=run.spec.job_version,
-            display_name=run.spec.display_name,
-            author=run.spec.author,
-            labels=run.labels,
-            variables=run.variables,
-            spec=spec,
-            retry_of=run.retry_of,
-            create_time=row.create_time,
-            due_time=run.due,
-            expire_time=None if run.due or max_wait is None else row.create_time + max_wait,
-        )
-        for run, spec, max_wait, row in zip(new, specs, max_waits, stored.all(), strict=True)
-    ]
+_CANCELLED: Final = leases_pb2.STOP_REASON_CANCELLED
+_PREEMPTED: Final = leases_pb2.STOP_REASON_PREEMPTED
+_CANCELLED_WAITING: Final = runs_pb2.Failure(
+    cause=runs_pb2.FAILURE_CAUSE_CANCELLED, message="Somebody asked for it to stop while it was waiting."
+).SerializeToString()
 
 
 async def ended(connection: AsyncConnection, name: RunName) -> NewRun:
@@ -87,29 +37,27 @@ async def ended(connection: AsyncConnection, name: RunName) -> NewRun:
         NotFound: RUN_NOT_FOUND.
         FailedPrecondition: It has not ended; RUN_NOT_ENDED.
     """
-    row = (
-        await connection.execute(
-            select(runs, queue_specs.c.spec.label("queue_spec_text"))
-            .join(queue_specs, queue_specs.c.digest == runs.c.queue_spec)
-            .where(runs.c.name == name)
-        )
-    ).one_or_none()
-    if row is None:
-        raise not_found(name)
-    if row.state not in TERMINAL:
+    record = await run_records.get(connection, name)
+    if record.state not in TERMINAL:
         raise FailedPrecondition(
-            f"{name} has not ended, it is {State(row.state).name}; wait for it or cancel it, then retry",
+            f"{name} has not ended, it is {record.state.name}; wait for it or cancel it, then retry",
             reason="RUN_NOT_ENDED",
-            metadata={"run": name, "state": State(row.state).name},
+            metadata={"run": name, "state": record.state.name},
         )
+    queue_spec = (
+        select(queue_specs.c.spec)
+        .join(launch_specs, launch_specs.c.queue_spec == queue_specs.c.digest)
+        .join(runs, runs.c.launch_spec == launch_specs.c.digest)
+        .where(runs.c.name == name)
+    )
     return NewRun(
-        spec=runs_pb2.LaunchSpec.FromString(row.spec),
-        priority=row.priority,
-        variables=row.variables,
-        labels=row.labels,
+        spec=runs_pb2.LaunchSpec.FromString(record.spec),
+        priority=cast("runs_pb2.Priority.ValueType", record.priority),
+        variables=record.variables,
+        labels=record.labels,
         due=None,
-        retry_of=row.retry_of,
-        queue_spec=row.queue_spec_text,
+        retry_of=record.retry_of,
+        queue_spec=(await connection.execute(queue_spec)).scalar_one(),
     )
 
 
@@ -120,51 +68,45 @@ async def cancel(connection: AsyncConnection, name: RunName) -> None:
         NotFound: RUN_NOT_FOUND.
         ResourceExhausted: The run changed hands all the time; OVERLOADED.
     """
+    place: Select[Any] = select(runs.c.queue, runs.c.shape, runs.c.priority, runs.c.seq, runs.c.state).where(
+        runs.c.name == name
+    )
     for _ in range(_CANCEL_ROUNDS):
-        state = (
-            await connection.execute(select(runs.c.state).where(runs.c.name == name))
-        ).scalar_one_or_none()
-        if state is None:
+        run = (await connection.execute(place)).one_or_none()
+        if run is None:
             raise not_found(name)
-        if state in TERMINAL:
+        if run.state is not None:
             return
-        if state in WAITING and await _cancel_waiting(connection, name):
-            return
-        if state in ACTIVE and await _request_cancel(connection, name):
+        if await _cancel_waiting(connection, name, run) or await _request_stop(connection, name, _CANCELLED):
             return
     raise ResourceExhausted(f"{name} changes too fast to be cancelled; try again", reason="OVERLOADED")
 
 
-async def _cancel_waiting(connection: AsyncConnection, name: RunName) -> bool:
-    for table in (scheduled, ready):
-        taken = await connection.execute(delete(table).where(table.c.run == name))
-        if taken.rowcount:
+async def _cancel_waiting(connection: AsyncConnection, name: RunName, run: Row[Any]) -> bool:
+    lane = and_(
+        ready.c.queue == run.queue,
+        ready.c.shape == run.shape,
+        ready.c.priority == run.priority,
+        ready.c.seq == run.seq,
+    )
+    for taking in (delete(ready).where(lane), delete(scheduled).where(scheduled.c.run == name)):
+        if (await connection.execute(taking)).rowcount:
             break
     else:
         return False
-    failure = runs_pb2.Failure(
-        cause=runs_pb2.FAILURE_CAUSE_CANCELLED, message="Somebody asked for it to stop while it was waiting."
-    )
     moved = await connection.execute(
         update(runs)
-        .where(runs.c.name == name, runs.c.state.in_(CANCEL_WAITING.sources))
-        .values(
-            state=CANCEL_WAITING.target,
-            state_detail="",
-            cancel_requested=True,
-            failure=failure.SerializeToString(),
-            end_time=func.now(),
-        )
+        .where(runs.c.name == name, runs.c.state.is_(None))
+        .values(state=CANCEL_WAITING.target, failure=_CANCELLED_WAITING, end_time=func.now())
     )
     if moved.rowcount != 1:  # keeps the row that was taken
-        raise Internal(f"{name} was in {table.name} but is not waiting", reason="INTERNAL")
+        raise Internal(f"{name} was waiting but has ended", reason="INTERNAL")
     return True
 
 
-async def _request_cancel(connection: AsyncConnection, name: RunName) -> bool:
-    asked = await connection.execute(
-        update(runs).where(runs.c.name == name, runs.c.state.in_(ACTIVE)).values(cancel_requested=True)
-    )
+async def _request_stop(connection: AsyncConnection, name: RunName, wish: int | ColumnElement[int]) -> bool:
+    """Ask for the current attempt to be stopped, if there is one; the wish goes with its lease."""
+    asked = await connection.execute(update(leases).where(leases.c.run == name).values(stop_requested=wish))
     return asked.rowcount == 1
 
 
@@ -175,17 +117,12 @@ async def preempt(connection: AsyncConnection, name: RunName) -> None:
         NotFound: RUN_NOT_FOUND.
         FailedPrecondition: No agent holds it; RUN_NOT_ACTIVE.
     """
-    # By its epoch, so that the wish is void for the next attempt.
-    asked = await connection.execute(
-        update(runs).where(runs.c.name == name, runs.c.state.in_(ACTIVE)).values(preempt_epoch=runs.c.epoch)
-    )
-    if asked.rowcount:
+    # A cancel that was asked for before counts more.
+    if await _request_stop(connection, name, func.coalesce(leases.c.stop_requested, _PREEMPTED)):
         return
-    state = (await connection.execute(select(runs.c.state).where(runs.c.name == name))).scalar_one_or_none()
-    if state is None:
-        raise not_found(name)
+    state = (await run_records.get(connection, name)).state
     raise FailedPrecondition(
-        f"{name} is {State(state).name}; only a run that an agent holds can be preempted",
+        f"{name} is {state.name}; only a run that an agent holds can be preempted",
         reason="RUN_NOT_ACTIVE",
-        metadata={"run": name, "state": State(state).name},
+        metadata={"run": name, "state": state.name},
     )

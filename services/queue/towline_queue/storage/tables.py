@@ -1,8 +1,8 @@
 """The queue service's tables (schema `queue`). Migrations are made from these definitions.
 
-`runs` is the truth. `ready` and `scheduled` are indexes of it that are only inserted into and
-deleted from; `leases` and `sessions` are what the dispatcher works on. Every write about an
-attempt compares `epoch`.
+A run that has not ended is in exactly one of `ready`, `scheduled` and `leases`: where it is, is its
+state, and a move is one statement that deletes here and inserts there. What it is, and how it ended,
+stands in `runs`. Every write about an attempt compares the epoch of its row in `leases`.
 """
 
 from typing import Final
@@ -34,6 +34,7 @@ __all__ = [
     "SCHEMA",
     "agents",
     "attempts",
+    "launch_specs",
     "leaders",
     "leases",
     "log_chunks",
@@ -52,11 +53,13 @@ SCHEMA: Final = "queue"
 
 metadata = MetaData(schema=SCHEMA)
 _Time = DateTime(timezone=True)
+# Names are compared byte by byte: faster, and the same on every server.
+_Name = Text(collation="C")
 
 queues = Table(
     "queues",
     metadata,
-    Column("name", Text, primary_key=True, comment="queues/{queue}"),
+    Column("name", _Name, primary_key=True, comment="queues/{queue}"),
     Column("spec", LargeBinary, nullable=False, comment="towline.v1.QueueSpec"),
     Column("lost_after", Interval, nullable=False, comment="of the spec; new leases take it"),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
@@ -72,50 +75,61 @@ queue_specs = Table(
     Column("spec", LargeBinary, nullable=False, comment="towline.v1.QueueSpec"),
 )
 
+launch_specs = Table(
+    "launch_specs",
+    metadata,
+    # What all runs of one job version, queue spec and choice of options share, so a run keeps only its own.
+    Column("digest", LargeBinary, primary_key=True, comment="sha256, see storage.launch_specs"),
+    Column("spec", LargeBinary, nullable=False, comment="towline.v1.LaunchSpec, the shared fields"),
+    Column("queue_spec", LargeBinary, nullable=False, comment="digest in queue_specs"),
+    # Of the spec; read where many runs are looked at.
+    Column("max_wait", Interval, comment="how long a run may wait for an agent; null: no limit"),
+    Column("retry_policy", LargeBinary, comment="towline.v1.RetryPolicy; null: the defaults"),
+)
+
+# Written twice: when a run is submitted, and when it has ended. No index has a column of the second
+# time and pages keep room for it, so that it is a HOT update.
 runs = Table(
     "runs",
     metadata,
-    Column("name", Text, primary_key=True, comment="runs/{run}; ids sort by time"),
+    Column("name", _Name, primary_key=True, comment="runs/{run}; ids sort by time"),
     Column("seq", BigInteger, Identity(always=True), nullable=False, comment="order of submission"),
-    Column("queue", Text, nullable=False),
+    Column("queue", _Name, nullable=False),
     Column("priority", SmallInteger, nullable=False, comment="towline.v1.Priority"),
     Column("shape", SmallInteger, nullable=False, comment="GPUs of one attempt"),
-    Column("state", SmallInteger, nullable=False, comment="towline.v1.RunState"),
-    Column("epoch", BigInteger, nullable=False, server_default=text("0"), comment="of the newest lease"),
-    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
-    Column("preempt_epoch", BigInteger, comment="the attempt to preempt; void for any other"),
-    Column("state_detail", Text, nullable=False, server_default=""),
-    Column("job_version", Text, nullable=False),
-    Column("display_name", Text, nullable=False),
+    Column("job_version", _Name, nullable=False),
     Column("author", Text, nullable=False, server_default=""),
     Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
     Column("variables", JSONB, nullable=False, server_default=text("'{}'"), comment="name → JSON text"),
-    Column("spec", LargeBinary, nullable=False, comment="towline.v1.LaunchSpec"),
-    Column("queue_spec", LargeBinary, nullable=False, comment="digest in queue_specs"),
-    # Of the spec, which may be large; read where many runs are looked at.
-    Column("max_wait", Interval, comment="how long it may wait for an agent; null: no limit"),
-    Column("retry_policy", LargeBinary, comment="towline.v1.RetryPolicy; null: the defaults"),
-    Column("failure", LargeBinary, comment="towline.v1.Failure"),
-    Column("outputs", Text, nullable=False, server_default=""),
+    Column("launch_spec", LargeBinary, nullable=False, comment="digest in launch_specs"),
+    Column("own_spec", LargeBinary, nullable=False, comment="towline.v1.LaunchSpec, the run's own fields"),
     Column("retry_of", Text, nullable=False, server_default=""),
     Column("create_time", _Time, nullable=False, server_default=func.now()),
+    Column("state", SmallInteger, comment="towline.v1.RunState; null: it has not ended"),
+    Column("detail", Text, comment="how it came to its end, for people; null: nothing to tell"),
+    Column("failure", LargeBinary, comment="towline.v1.Failure"),
+    Column("outputs", Text, nullable=False, server_default=""),
     Column("end_time", _Time),
-    Index("runs_by_queue_state", "queue", "state"),
-    Index("runs_by_seq", "seq", unique=True),
-    Index("runs_by_job_version", "job_version", "seq"),
+    Index("runs_by_queue", "queue", "name"),
+    Index("runs_by_job_version", "job_version", "name"),
+    postgresql_with={"fillfactor": 50},
 )
 
 ready = Table(
     "ready",
     metadata,
-    Column("queue", Text, nullable=False),
+    Column("queue", _Name, nullable=False),
     Column("shape", SmallInteger, nullable=False),
     Column("priority", SmallInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
-    Column("run", Text, nullable=False, unique=True),
+    Column("run", _Name, nullable=False),
+    Column("epoch", BigInteger, nullable=False, comment="of the next lease"),
+    Column("number", Integer, nullable=False, comment="of the next attempt, from 1"),
+    Column("detail", Text, nullable=False, server_default="", comment="why it waits again"),
     Column("ready_time", _Time, nullable=False, server_default=func.now(), comment="waits since"),
     Column("expire_time", _Time, comment="when it has waited for too long; null: never"),
-    # A lane is a prefix of this key, so claiming is an index scan and matching is no filter.
+    # A lane is a prefix of this key, so claiming is an index scan and matching is no filter. A run finds
+    # its row by these columns too, for they are in `runs` and do not change.
     PrimaryKeyConstraint("queue", "shape", "priority", "seq"),
     Index("ready_by_expire_time", "expire_time", postgresql_where=text("expire_time IS NOT NULL")),
 )
@@ -123,14 +137,17 @@ ready = Table(
 scheduled = Table(
     "scheduled",
     metadata,
-    Column("run", Text, primary_key=True),
+    Column("run", _Name, primary_key=True),
     Column("due_time", _Time, nullable=False, index=True),
+    Column("epoch", BigInteger, nullable=False, comment="of the next lease"),
+    Column("number", Integer, nullable=False, comment="of the next attempt, from 1"),
+    Column("detail", Text, nullable=False, server_default="", comment="why it waits again"),
 )
 
 agents = Table(
     "agents",
     metadata,
-    Column("name", Text, primary_key=True, comment="agents/{agent}"),
+    Column("name", _Name, primary_key=True, comment="agents/{agent}"),
     Column("instance_id", Text, nullable=False),
     Column("boot_id", Text, nullable=False),
     Column("hostname", Text, nullable=False),
@@ -150,7 +167,7 @@ sessions = Table(
     "sessions",
     metadata,
     Column("id", Uuid, primary_key=True),
-    Column("agent", Text, nullable=False, index=True),
+    Column("agent", _Name, nullable=False, index=True),
     Column("epoch", BigInteger, nullable=False),
     # Not indexed on purpose: renewals stay HOT updates in a small table with room on each page.
     Column("seen_time", _Time, nullable=False, comment="last committed renewal"),
@@ -158,42 +175,55 @@ sessions = Table(
     postgresql_with={"fillfactor": 50},
 )
 
+# The current attempt of each run that an agent holds. What changes has no index and pages keep room for
+# it, so that progress is a HOT update.
 leases = Table(
     "leases",
     metadata,
     # A lease's id on the wire is made of these two, so that a result finds its attempt without an index.
-    Column("run", Text, primary_key=True),
+    Column("run", _Name, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False, comment="of the attempt, from 1"),
     Column("session", Uuid, nullable=False),
-    Column("agent", Text, nullable=False, index=True),
-    Column("queue", Text, nullable=False),
+    Column("agent", _Name, nullable=False, index=True),
+    Column("queue", _Name, nullable=False),
     Column("gpu_ids", ARRAY(Text), nullable=False),
     Column("accepted", Boolean, nullable=False, server_default=text("false")),
     Column("lost_after", Interval, nullable=False, comment="how long a renewal of the session holds it"),
     Column("grant_time", _Time, nullable=False, server_default=func.now()),
+    Column("state", SmallInteger, nullable=False, comment="towline.v1.RunState"),
+    Column("detail", Text, nullable=False, server_default="", comment="what goes on, for people"),
+    Column("event_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("prepare_time", _Time),
+    Column("start_time", _Time),
+    Column("image_outcome", SmallInteger, nullable=False, server_default=text("0")),
+    Column("image_id", Text, nullable=False, server_default=""),
+    Column("stop_requested", SmallInteger, comment="towline.v1.StopReason; null: go on"),
+    postgresql_with={"fillfactor": 50},
 )
 
+# Append-only, one row per attempt that has ended; a month is one partition, which is dropped when it is old.
 attempts = Table(
     "attempts",
     metadata,
-    Column("run", Text, nullable=False),
+    Column("run", _Name, nullable=False),
     Column("epoch", BigInteger, nullable=False),
-    Column("agent", Text, nullable=False),
+    Column("agent", _Name, nullable=False),
     Column("gpu_ids", ARRAY(Text), nullable=False),
-    Column("event_seq", BigInteger, nullable=False, server_default=text("0")),
-    Column("lease_time", _Time, nullable=False, server_default=func.now()),
+    Column("lease_time", _Time, nullable=False),
     Column("prepare_time", _Time),
     Column("start_time", _Time),
-    Column("end_time", _Time),
-    Column("image_outcome", SmallInteger, nullable=False, server_default=text("0")),
-    Column("image_id", Text, nullable=False, server_default=""),
-    Column("outcome", SmallInteger, nullable=False, server_default=text("0")),
+    Column("end_time", _Time, nullable=False, server_default=func.now()),
+    Column("image_outcome", SmallInteger, nullable=False),
+    Column("image_id", Text, nullable=False),
+    Column("outcome", SmallInteger, nullable=False),
     Column("finish_id", Uuid, comment="tells a repeated result from a stale one"),
     Column("exit_code", Integer),
     Column("failure", LargeBinary, comment="towline.v1.Failure"),
     Column("cause", SmallInteger, nullable=False, server_default=text("0"), comment="of the failure"),
     Column("outputs", Text, nullable=False, server_default=""),
-    PrimaryKeyConstraint("run", "epoch"),
+    PrimaryKeyConstraint("run", "epoch", "end_time"),
+    postgresql_partition_by="RANGE (end_time)",
 )
 
 leaders = Table(

@@ -1,4 +1,4 @@
-"""What time does to runs: sessions expire, grants go unanswered, schedules fall due, answers grow old.
+"""What time does to runs: sessions expire, grants go unanswered, schedules fall due, the old is dropped.
 
 Every function may run on several replicas at once: rows are locked and their conditions hold until the
 transaction ends.
@@ -7,21 +7,21 @@ transaction ends.
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import delete, exists, func, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
+from asyncpg import LockNotAvailableError
 
 from towline.v1 import runs_pb2
 from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.leases import Ended, Ready
-from towline_queue.core.transitions import ACTIVE, EXPIRE_WAITING, PROMOTE, RETURN
+from towline_queue.core.stops import StopReason
+from towline_queue.core.transitions import EXPIRE_WAITING, RETURN
 from towline_queue.storage.attempts import Lost, give_back, lose
-from towline_queue.storage.statements import statement
-from towline_queue.storage.tables import agents, leases, requests, runs, sessions
+from towline_queue.storage.database import Database, Transaction
 
 __all__ = [
     "expire_waiting",
     "forget_requests",
     "forget_sessions",
+    "keep_attempts",
     "preempt_overdue_drains",
     "promote",
     "take_back_lost",
@@ -31,6 +31,7 @@ __all__ = [
 # Enough for any sweep to catch up, few enough to keep its transaction short.
 _MOST: Final = 1000
 _KEEP_REQUESTS: Final = timedelta(days=7)
+_LOCK_WITHIN: Final = timedelta(seconds=2)
 _WAITED_TOO_LONG: Final = runs_pb2.Failure(
     cause=runs_pb2.FAILURE_CAUSE_TIMEOUT,
     message="No agent took it within its limits.max_wait; see that agents serve the queue and have room, "
@@ -38,95 +39,84 @@ _WAITED_TOO_LONG: Final = runs_pb2.Failure(
 ).SerializeToString()
 
 
-async def take_back_lost(connection: AsyncConnection, healthy_for: timedelta) -> list[Ended]:
+async def take_back_lost(transaction: Transaction, healthy_for: timedelta) -> list[Ended]:
     """End the attempts whose leases have expired.
 
     Args:
-        connection: The transaction.
+        transaction: The transaction.
         healthy_for: How long sessions could have renewed without a break; leases that hold for longer
             are spared, for the silence may be this service's.
     """
-    rows = await connection.execute(statement("upkeep_expired"), {"healthy_for": healthy_for, "most": _MOST})
+    rows = await transaction.rows("upkeep_expired", healthy_for=healthy_for, most=_MOST)
     expired = [
         Lost(
-            key=AttemptKey(row.run, row.epoch),
-            why=f"{row.agent} was silent for over {row.lost_after.total_seconds():g} s.",
-            session=row.session,
+            key=AttemptKey(row["run"], row["epoch"]),
+            why=f"{row['agent']} was silent for over {row['lost_after'].total_seconds():g} s.",
+            session=row["session"],
         )
         for row in rows
     ]
-    return await lose(connection, expired) if expired else []
+    return await lose(transaction, expired) if expired else []
 
 
-async def take_back_unanswered(connection: AsyncConnection, reply_within: timedelta) -> list[Ended]:
+async def take_back_unanswered(database: Database | Transaction, reply_within: timedelta) -> list[Ended]:
     """End the leases that an agent, heard since, has neither taken nor refused."""
-    rows = await connection.execute(
-        statement("upkeep_unanswered"), {"reply_within": reply_within, "most": _MOST}
-    )
+    rows = await database.rows("upkeep_unanswered", reply_within=reply_within, most=_MOST)
+    within = f"within {reply_within.total_seconds():g} s."
     details = {
-        AttemptKey(
-            row.run, row.epoch
-        ): f"{row.agent} did not answer within {reply_within.total_seconds():g} s."
-        for row in rows
+        AttemptKey(row["run"], row["epoch"]): f"{row['agent']} did not answer {within}" for row in rows
     }
-    if not details:
-        return []
-    # A statement of its own: an answer that is being committed holds this lock, and the next
-    # statement must see it.
-    await connection.execute(
-        select(runs.c.name)
-        .where(runs.c.name.in_({key.run for key in details}))
-        .order_by(runs.c.name)
-        .with_for_update(key_share=True)
-    )
-    return await give_back(connection, RETURN, details, unanswered=True)
+    return await give_back(database, RETURN, details, unanswered=True) if details else []
 
 
-async def promote(connection: AsyncConnection) -> list[Ready]:
+async def promote(database: Database | Transaction) -> list[Ready]:
     """Let scheduled runs that are due wait for an agent: first attempts and retries."""
-    rows = await connection.execute(
-        statement("upkeep_promote"),
-        {"sources": sorted(PROMOTE.sources), "target": PROMOTE.target, "most": _MOST},
-    )
-    return [Ready(row.run, row.queue) for row in rows]
+    return [Ready(row["run"], row["queue"]) for row in await database.rows("upkeep_promote", most=_MOST)]
 
 
-async def expire_waiting(connection: AsyncConnection) -> list[str]:
+async def expire_waiting(database: Database | Transaction) -> list[str]:
     """Fail runs that have waited for an agent longer than their `max_wait`; return their names."""
-    rows = await connection.execute(
-        statement("upkeep_expire_waiting"),
-        {
-            "sources": sorted(EXPIRE_WAITING.sources),
-            "target": EXPIRE_WAITING.target,
-            "failure": _WAITED_TOO_LONG,
-            "most": _MOST,
-        },
+    rows = await database.rows(
+        "upkeep_expire_waiting", target=EXPIRE_WAITING.target, failure=_WAITED_TOO_LONG, most=_MOST
     )
-    return list(rows.scalars())
+    return [row["run"] for row in rows]
 
 
-async def preempt_overdue_drains(connection: AsyncConnection) -> list[str]:
+async def preempt_overdue_drains(database: Database | Transaction) -> list[str]:
     """Have the attempts of agents whose drain deadline has passed preempted; return the runs' names."""
-    rows = await connection.execute(
-        statement("upkeep_overdue_drains"), {"active": sorted(ACTIVE), "most": _MOST}
-    )
-    return list(rows.scalars())
+    rows = await database.rows("upkeep_overdue_drains", preempted=StopReason.PREEMPTED, most=_MOST)
+    return [row["run"] for row in rows]
 
 
-async def forget_requests(connection: AsyncConnection) -> int:
+async def forget_requests(database: Database | Transaction) -> int:
     """Drop answers to requests that nobody repeats any more; return how many."""
-    key = (requests.c.method, requests.c.request_id)
-    old = select(*key).where(requests.c.create_time < func.now() - _KEEP_REQUESTS).limit(_MOST)
-    return (await connection.execute(delete(requests).where(tuple_(*key).in_(old)))).rowcount
+    (row,) = await database.rows("upkeep_forget_requests", kept=_KEEP_REQUESTS, most=_MOST)
+    return int(row["forgotten"])
 
 
-async def forget_sessions(connection: AsyncConnection) -> int:
+async def forget_sessions(database: Database | Transaction) -> int:
     """Drop sessions that were followed by another and hold nothing any more; return how many."""
-    gone = await connection.execute(
-        delete(sessions).where(
-            agents.c.name == sessions.c.agent,
-            agents.c.session_epoch > sessions.c.epoch,
-            ~exists().where(leases.c.agent == sessions.c.agent, leases.c.session == sessions.c.id),
-        )
-    )
-    return gone.rowcount
+    (row,) = await database.rows("upkeep_forget_sessions")
+    return int(row["forgotten"])
+
+
+async def keep_attempts(database: Database, keep: timedelta | None) -> bool:
+    """Make room for the attempts of months to come, and drop those of months that are over for too long.
+
+    Args:
+        database: The database.
+        keep: How long the attempts of a month are kept once it is over; None: for ever.
+
+    Returns:
+        Whether all was done; not if somebody held a lock for too long, and then it is for the next time.
+    """
+    within = f"{_LOCK_WITHIN.total_seconds():g}s"
+    try:
+        # Each by itself: together they could lock in another order than those who write and read.
+        for part in ("upkeep_attempts_ahead", "upkeep_attempts_behind"):
+            async with database.transaction() as transaction:
+                await transaction.rows("upkeep_attempts_settings", keep=keep, lock_timeout=within)
+                await transaction.rows(part)
+    except LockNotAvailableError:
+        return False
+    return True

@@ -1,19 +1,17 @@
--- Fail runs that have waited for an agent longer than they may. Both rows are locked, and those that a
--- dispatcher or a cancel holds passed over, so that a run that is being claimed is not failed.
+-- Fail runs that have waited for an agent longer than they may. Those that a dispatcher or a cancel holds
+-- are passed over, so that a run that is being claimed is not failed.
 WITH due AS MATERIALIZED (
-    SELECT ready.run
+    SELECT ctid AS at
     FROM queue.ready
-    JOIN queue.runs ON runs.name = ready.run
-    WHERE ready.expire_time <= now() AND runs.state = ANY(CAST(:sources AS smallint[]))
-    ORDER BY ready.expire_time
+    WHERE expire_time <= now()
+    ORDER BY expire_time
     LIMIT :most
-    FOR UPDATE OF ready, runs SKIP LOCKED
-), moved AS (
-    UPDATE queue.runs
-    SET state = :target, state_detail = '', failure = CAST(:failure AS bytea), end_time = now()
-    FROM due
-    WHERE runs.name = due.run
-), unqueued AS (
-    DELETE FROM queue.ready USING due WHERE ready.run = due.run
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    DELETE FROM queue.ready WHERE ctid = ANY(ARRAY(SELECT at FROM due))
+    RETURNING run
 )
-SELECT run FROM due
+UPDATE queue.runs
+SET state = CAST(:target AS smallint), failure = CAST(:failure AS bytea), end_time = now()
+WHERE name = ANY(ARRAY(SELECT run FROM taken))
+RETURNING name AS run

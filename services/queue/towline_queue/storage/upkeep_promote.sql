@@ -1,18 +1,19 @@
--- Let scheduled runs that are due wait for an agent; a retry keeps the reason why it is one.
+-- Let scheduled runs that are due wait for an agent; a retry keeps the reason why it is one. A run that a
+-- cancel holds is passed over.
 WITH due AS MATERIALIZED (
-    SELECT runs.name AS run, runs.queue, runs.shape, runs.priority, runs.seq, runs.max_wait
+    SELECT ctid AS at
     FROM queue.scheduled
-    JOIN queue.runs ON runs.name = scheduled.run
-    WHERE scheduled.due_time <= now() AND runs.state = ANY(CAST(:sources AS smallint[]))
-    ORDER BY scheduled.due_time
+    WHERE due_time <= now()
+    ORDER BY due_time
     LIMIT :most
-    FOR UPDATE OF scheduled, runs SKIP LOCKED
-), moved AS (
-    UPDATE queue.runs SET state = :target FROM due WHERE runs.name = due.run
-), waiting AS (
-    INSERT INTO queue.ready (queue, shape, priority, seq, run, expire_time)
-    SELECT queue, shape, priority, seq, run, now() + max_wait FROM due
-), unscheduled AS (
-    DELETE FROM queue.scheduled USING due WHERE scheduled.run = due.run
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    DELETE FROM queue.scheduled WHERE ctid = ANY(ARRAY(SELECT at FROM due))
+    RETURNING run, epoch, number, detail
 )
-SELECT run, queue FROM due
+INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number, detail, expire_time)
+SELECT runs.queue, runs.shape, runs.priority, runs.seq, runs.name, taken.epoch, taken.number, taken.detail,
+       now() + (SELECT max_wait FROM queue.launch_specs WHERE digest = runs.launch_spec)
+FROM taken
+CROSS JOIN LATERAL (SELECT * FROM queue.runs WHERE runs.name = taken.run LIMIT 1) AS runs
+RETURNING run, queue

@@ -1,0 +1,289 @@
+"""What runs have in common that differ in parameters and display name only: made once, however many they are.
+
+A run's LaunchSpec is its kind's text followed by that of its own fields: protobuf messages concatenate.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cached_property, lru_cache
+from typing import Final
+
+from towline import names
+from towline.errors import InvalidArgument
+from towline.names import QueueName, RunName
+from towline.v1 import docker_pb2, jobs_pb2, queues_pb2, runs_pb2
+from towline_queue.core import limits, retries
+from towline_queue.core.lease_policy import LeasePolicy, policy_of
+from towline_queue.core.parameters import Parameters
+from towline_queue.core.submission import MAX_DISPLAY_NAME, NewRun, Submission
+from towline_queue.core.template import template_of
+
+__all__ = ["Kind", "Recipe", "repeat_run", "taken_apart"]
+
+# The fields of a LaunchSpec that are a run's own: number and wire type as they stand before the text.
+_RUN: Final = b"\x0a"
+_DISPLAY_NAME: Final = b"\x12"
+_CONFIG: Final = b"\x32"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is stored once for all runs of a kind.
+
+    Attributes:
+        spec: The serialized LaunchSpec, without the fields that are a run's own.
+        queue: Where they wait.
+        priority: A towline.v1.Priority.
+        shape: GPUs of one attempt.
+        job_version: "jobs/{job}/versions/{version}".
+        author: Who submits.
+        labels: Free labels.
+        variables: JSON text by name, as given.
+        retry_of: The run that they repeat; empty: none.
+        queue_spec: The serialized QueueSpec whose template they fill.
+        max_wait: How long they may wait for an agent; None: no limit.
+        retry_policy: The serialized RetryPolicy.
+    """
+
+    spec: bytes
+    queue: QueueName
+    priority: "runs_pb2.Priority.ValueType"
+    shape: int
+    job_version: str
+    author: str
+    labels: Mapping[str, str]
+    variables: Mapping[str, str]
+    retry_of: str
+    queue_spec: bytes
+    max_wait: timedelta | None
+    retry_policy: bytes
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What the spec is found by: sha256 over it and that of the queue."""
+        return hashlib.sha256(hashlib.sha256(self.queue_spec).digest() + self.spec).digest()
+
+    @cached_property
+    def labels_json(self) -> str:
+        """The labels as a JSON object."""
+        return json.dumps(dict(self.labels))
+
+    @cached_property
+    def variables_json(self) -> str:
+        """The variables as a JSON object."""
+        return json.dumps(dict(self.variables))
+
+
+class Recipe:
+    """Makes the runs of one kind.
+
+    Args:
+        submission: What was asked for.
+        version: The job version it names.
+        queue_spec: The serialized QueueSpec whose template they fill.
+        prefix: Put before each path in an error, such as "runs[3].".
+
+    Raises:
+        InvalidArgument: The job's parameters (INVALID_CONFIG), template variables (INVALID_VARIABLE), time
+            limits or retries (INVALID_FIELD) are wrong.
+    """
+
+    def __init__(
+        self, submission: Submission, version: jobs_pb2.JobVersion, queue_spec: bytes, prefix: str = ""
+    ) -> None:
+        queue = _queue_terms(queue_spec)
+        path = prefix or "run."
+        self._parameters = _parameters(version.spec, prefix)
+        self._word = names.short(version.name).partition(":")[0][: MAX_DISPLAY_NAME - 5]
+        spec = runs_pb2.LaunchSpec(
+            job_version=version.name,
+            queue=submission.queue,
+            job=version.spec,
+            author=submission.author,
+            limits=limits.limits_of(submission.limits, queue.limits, f"{path}limits"),
+            retry_policy=_retry_policy(submission.retry_policy, queue, f"{path}retry_policy"),
+        )
+        _fill_resource(spec, queue_spec, submission.variables, prefix)
+        shape = spec.docker.gpus
+        # Where they tell a run's name, the options of each run are its own.
+        self._macros: Mapping[str, str] | None = None
+        if template_of(queue_spec).names_the_run:
+            self._macros = _macros(spec)
+            self._hints = version.spec.hints
+            spec.ClearField("docker")
+        self.kind = Kind(
+            spec=spec.SerializeToString(deterministic=True),
+            queue=submission.queue,
+            priority=submission.priority,
+            shape=shape,
+            job_version=version.name,
+            author=submission.author,
+            labels=submission.labels,
+            variables=submission.variables,
+            retry_of="",
+            queue_spec=queue_spec,
+            max_wait=limits.max_wait_of(spec.limits),
+            retry_policy=spec.retry_policy.SerializeToString(deterministic=True),
+        )
+
+    def own_fields(self, name: RunName, config_json: str, display_name: str, prefix: str = "") -> bytes:
+        """Make what is a run's own: the serialized LaunchSpec with these fields only.
+
+        Args:
+            name: The run's.
+            config_json: Its parameters, as given.
+            display_name: As given, checked; empty: to be made from the job's name.
+            prefix: Put before each path in an error, such as "runs[3].".
+
+        Raises:
+            InvalidArgument: The parameters are wrong (INVALID_CONFIG), or what the template makes of the
+                run's name (INVALID_VARIABLE).
+        """
+        config = self._parameters.resolve(config_json, prefix)
+        display_name = display_name or f"{self._word}-{name[-4:]}"
+        own = _own_fields(name, display_name, config)
+        if self._macros is None:
+            return own
+        macros = dict(self._macros) | {"run_id": name.partition("/")[2], "run_name": display_name}
+        options = template_of(self.kind.queue_spec).resolve(self.kind.variables, self._hints, macros, prefix)
+        return own + runs_pb2.LaunchSpec(docker=options).SerializeToString(deterministic=True)
+
+
+def taken_apart(new: NewRun) -> tuple[Kind, bytes]:
+    """Return a run's kind and what is its own: the serialized LaunchSpec with these fields only."""
+    spec, own = runs_pb2.LaunchSpec(), runs_pb2.LaunchSpec()
+    spec.CopyFrom(new.spec)
+    own.run, own.display_name, own.config_json = spec.run, spec.display_name, spec.config_json
+    for field in ("run", "display_name", "config_json"):
+        spec.ClearField(field)
+    if template_of(new.queue_spec).names_the_run:
+        own.docker.CopyFrom(spec.docker)
+        spec.ClearField("docker")
+    kind = Kind(
+        spec=spec.SerializeToString(deterministic=True),
+        queue=QueueName(spec.queue),
+        priority=new.priority,
+        shape=new.spec.docker.gpus,
+        job_version=spec.job_version,
+        author=spec.author,
+        labels=new.labels,
+        variables=new.variables,
+        retry_of=new.retry_of,
+        queue_spec=new.queue_spec,
+        max_wait=limits.max_wait_of(spec.limits),
+        retry_policy=spec.retry_policy.SerializeToString(deterministic=True),
+    )
+    return kind, own.SerializeToString(deterministic=True)
+
+
+def repeat_run(ended: NewRun, name: RunName) -> NewRun:
+    """Make a run with the content of one that has ended: its job, parameters, variables, template and limits.
+
+    Args:
+        ended: The run to repeat, as it was stored.
+        name: The new run's.
+    """
+    spec = runs_pb2.LaunchSpec()
+    spec.CopyFrom(ended.spec)
+    spec.run = name
+    # Whole also where it was made before runs had one.
+    spec.retry_policy.CopyFrom(retries.policy_of(spec.retry_policy, runs_pb2.RetryPolicy()))
+    # Filled again, for macros such as ${run_id} stand for the new run now.
+    _fill_resource(spec, ended.queue_spec, ended.variables, "")
+    return replace(ended, spec=spec, due=None, retry_of=ended.spec.run)
+
+
+def _own_fields(name: str, display_name: str, config_json: str) -> bytes:
+    """Serialize LaunchSpec(run, display_name, config_json): by hand, in a third of the time."""
+    run, title, config = name.encode(), display_name.encode(), config_json.encode()
+    return b"".join(
+        (_RUN, _length(run), run, _DISPLAY_NAME, _length(title), title, _CONFIG, _length(config), config)
+    )
+
+
+def _written(number: int) -> bytes:
+    """Write a number as protobuf does: seven bits a byte, the lowest first."""
+    digits = bytearray()
+    while number >= 128:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
+_SHORT: Final = tuple(map(_written, range(4096)))
+
+
+def _length(text: bytes) -> bytes:
+    return _SHORT[len(text)] if len(text) < len(_SHORT) else _written(len(text))
+
+
+def _fill_resource(
+    spec: runs_pb2.LaunchSpec, queue_spec: bytes, variables: Mapping[str, str], prefix: str
+) -> None:
+    options: docker_pb2.DockerOptions = template_of(queue_spec).resolve(
+        variables, spec.job.hints, _macros(spec), prefix
+    )
+    spec.docker.CopyFrom(options)
+    policy = _queue_terms(queue_spec).lease_policy
+    spec.stop_grace.FromTimedelta(policy.stop_grace)
+    spec.stop_signal = policy.stop_signal
+
+
+def _macros(spec: runs_pb2.LaunchSpec) -> dict[str, str]:
+    return {
+        "run_id": spec.run.partition("/")[2],
+        "run_name": spec.display_name,
+        "job": names.short(spec.job_version),
+        "queue": names.short(spec.queue),
+        "author": spec.author,
+    }
+
+
+@dataclass(frozen=True)
+class _QueueTerms:
+    """What a queue says about its runs besides the template; checked when the queue was made."""
+
+    lease_policy: LeasePolicy
+    limits: runs_pb2.TimeLimits
+    retry_policy: runs_pb2.RetryPolicy
+    whole_retry_policy: runs_pb2.RetryPolicy
+
+
+@lru_cache(maxsize=256)
+def _queue_terms(queue_spec: bytes) -> _QueueTerms:
+    """Read a serialized QueueSpec once per content: a thousand submissions come to one queue."""
+    spec = queues_pb2.QueueSpec.FromString(queue_spec)
+    return _QueueTerms(
+        lease_policy=policy_of(spec.lease_policy),
+        limits=spec.limits,
+        retry_policy=spec.retry_policy,
+        whole_retry_policy=retries.policy_of(runs_pb2.RetryPolicy(), spec.retry_policy),
+    )
+
+
+def _retry_policy(given: runs_pb2.RetryPolicy, queue: _QueueTerms, field: str) -> runs_pb2.RetryPolicy:
+    if not given.ByteSize():
+        return queue.whole_retry_policy
+    return retries.policy_of(given, queue.retry_policy, field)
+
+
+def _parameters(job: jobs_pb2.JobSpec, prefix: str) -> Parameters:
+    try:
+        return _read_parameters(job.config_json, job.input_schema_json)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"{prefix}job: its parameters cannot be used, for its schema or its defaults {error}; "
+            "record the job again",
+            reason="INVALID_CONFIG",
+            metadata={f"{prefix}job": str(error)},
+        ) from None
+
+
+@lru_cache(maxsize=64)
+def _read_parameters(config_json: str, input_schema_json: str) -> Parameters:
+    """Read parameters once per content: checking a schema takes longer than all the rest of a submit."""
+    return Parameters(config_json, input_schema_json)

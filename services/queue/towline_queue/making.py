@@ -1,0 +1,137 @@
+"""Makes runs of what a request asks for, without holding up what else the process does."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from google.protobuf.message import Message
+
+from towline.names import QueueName, RunName
+from towline.service.postgres import RequestKey
+from towline.v1 import runs_pb2
+from towline_queue.core.run_ids import RANDOM_BITS, run_names
+from towline_queue.core.submission import check, check_display_name
+from towline_queue.recipes import AskedKind, Recipes
+from towline_queue.storage.new_runs import NewKind, NewRuns
+
+if TYPE_CHECKING:
+    from towline_queue.core.kinds import Recipe
+
+__all__ = ["Asked", "AskedRun", "make_runs", "new_names", "take_apart"]
+
+# Other calls wait no longer than this while the runs of one are made.
+_SLICE_S: Final = 0.001
+_LOOK_EVERY: Final = 16
+# Parameters of this size, in characters, take longer than that by themselves.
+_LARGE: Final = 64 * 1024
+_BYTES: Final = 8
+
+
+class AskedRun(NamedTuple):
+    """One run: the number of its kind, and its parameters and display name as given."""
+
+    kind: int
+    config_json: str
+    display_name: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, taken apart.
+
+    Attributes:
+        key: What tells its repetitions; None: nothing does.
+        answer: Makes its answer of the names of its runs.
+        many: Whether it is one for many runs, which are named in errors as "runs[i]".
+        kinds: The kinds of runs in it, in the order of their first ones.
+        runs: Its runs.
+    """
+
+    key: RequestKey | None
+    answer: Callable[[Sequence[str]], Message]
+    many: bool
+    kinds: list[AskedKind] = field(default_factory=list)
+    runs: list[AskedRun] = field(default_factory=list)
+
+    @property
+    def queues(self) -> set[QueueName]:
+        """Where the runs are to wait."""
+        return {kind.submission.queue for kind in self.kinds}
+
+    def prefix(self, index: int) -> str:
+        """Return what stands before the paths of a run's fields in an error."""
+        return f"runs[{index}]." if self.many else ""
+
+
+def take_apart(asked: Asked, submissions: Iterable[runs_pb2.RunSubmission]) -> Asked:
+    """Put the runs of a request into `asked`, taking what is their own out of their submissions.
+
+    Raises:
+        InvalidArgument: The form of the first of them that is wrong; it names the field.
+    """
+    kinds, runs = asked.kinds, asked.runs
+    numbers: dict[bytes, int] = {}
+    for index, submission in enumerate(submissions):
+        config_json, display_name = submission.config_json, submission.display_name
+        submission.config_json = ""
+        if display_name:
+            check_display_name(display_name, f"runs[{index}]" if asked.many else "run")
+            submission.display_name = ""
+        text = submission.SerializePartialToString(deterministic=True)
+        number = numbers.get(text)
+        if number is None:
+            number = numbers[text] = len(kinds)
+            checked = check(submission, f"runs[{index}]" if asked.many else "run")
+            kinds.append(AskedKind(text, checked, asked.prefix(index)))
+        runs.append(AskedRun(number, config_json, display_name))
+    return asked
+
+
+async def make_runs(asked: Asked, recipes: Recipes) -> NewRuns:
+    """Make the runs that a request asks for; see Recipes.find and Recipe for the errors."""
+    found = await recipes.find(asked.kinds)
+    names, now = new_names(len(asked.runs))
+    made: list[Recipe] = []  # of the kinds met so far; they come in this order
+    own_specs: list[bytes] = []
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    for index, (number, config_json, display_name) in enumerate(asked.runs):
+        if not index % _LOOK_EVERY and clock() - began > _SLICE_S:
+            await asyncio.sleep(0)
+            began = clock()
+        if number == len(made):
+            made.append(recipes.recipe(asked.kinds[number], found[number]))
+        own = (names[index], config_json, display_name, asked.prefix(index))
+        if len(config_json) > _LARGE:
+            own_specs.append(await asyncio.to_thread(made[number].own_fields, *own))
+        else:
+            own_specs.append(made[number].own_fields(*own))
+    return NewRuns(
+        key=asked.key,
+        response=asked.answer(names).SerializeToString(deterministic=True),
+        kinds=[
+            NewKind(recipe.kind, place.queue, _due(kind, now))
+            for kind, place, recipe in zip(asked.kinds, found, made, strict=True)
+        ],
+        names=names,
+        own_specs=own_specs,
+        run_kinds=[run.kind + 1 for run in asked.runs],
+    )
+
+
+def new_names(count: int) -> tuple[list[RunName], datetime]:
+    """Return as many new names of runs, ascending, and the time that is in them."""
+    chances: set[int] = set()
+    while len(chances) < count:
+        numbers = memoryview(secrets.token_bytes(_BYTES * (count - len(chances)))).cast("Q")
+        chances.update(number >> 64 - RANDOM_BITS for number in numbers)
+    now = datetime.now(UTC)
+    return run_names(int(now.timestamp() * 1000), chances), now
+
+
+def _due(kind: AskedKind, now: datetime) -> datetime | None:
+    time = kind.submission.not_before
+    return time if time and time > now else None

@@ -1,0 +1,25 @@
+-- Count the runs of a queue that come before the place (`priority`, `seq`), up to `most`. Each lane, that
+-- is each shape the queue has and each of `priorities`, is counted in its index; the shapes are found in
+-- one step each.
+WITH RECURSIVE shape AS (
+    SELECT min(ready.shape) AS gpus FROM queue.ready WHERE ready.queue = :queue
+    UNION ALL
+    SELECT (SELECT min(ready.shape) FROM queue.ready WHERE ready.queue = :queue AND ready.shape > shape.gpus)
+    FROM shape
+    WHERE shape.gpus IS NOT NULL
+)
+SELECT count(*)
+FROM (
+    SELECT
+    FROM shape
+    CROSS JOIN unnest(CAST(:priorities AS smallint[])) AS level (priority)
+    CROSS JOIN LATERAL (
+        SELECT
+        FROM queue.ready
+        WHERE ready.queue = :queue AND ready.shape = shape.gpus AND ready.priority = level.priority
+          AND ready.seq < CASE WHEN level.priority < CAST(:priority AS smallint) THEN 9223372036854775807
+                               ELSE CAST(:seq AS bigint) END
+        LIMIT :most
+    ) AS ahead
+    LIMIT :most
+) AS ahead

@@ -1,0 +1,1 @@
+SELECT name FROM queue.runs WHERE name = ANY(CAST(:runs AS text[]))

@@ -1,0 +1,116 @@
+"""What runs of one kind share, what is each one's own, and that the two are the whole again."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from towline.errors import InvalidArgument
+from towline.names import RunName
+from towline.v1 import docker_pb2, jobs_pb2, queues_pb2, runs_pb2
+from towline_queue.core.kinds import Recipe, repeat_run, taken_apart
+from towline_queue.core.submission import NewRun, check
+from towline_queue.recently_used import RecentlyUsed
+
+NAME = RunName("runs/01abcdefghjkmnpqrs")
+VERSION = jobs_pb2.JobVersion(
+    name="jobs/digits/versions/v3",
+    spec=jobs_pb2.JobSpec(
+        entrypoint=["python", "train.py"],
+        config_json='{"lr": 0.1, "text": ""}',
+        input_schema_json='{"type": "object", "properties": {"lr": {"type": "number"}, "text": {}}}',
+    ),
+)
+
+
+def submission(**fields: object) -> runs_pb2.RunSubmission:
+    return runs_pb2.RunSubmission(job="jobs/digits/versions/v3", queue="queues/default", **fields)
+
+
+def recipe(spec: queues_pb2.QueueSpec | None = None, **fields: object) -> Recipe:
+    queue_spec = (spec or queues_pb2.QueueSpec()).SerializeToString()
+    return Recipe(check(submission(**fields), "run"), VERSION, queue_spec)
+
+
+def whole(made: Recipe, own: bytes) -> runs_pb2.LaunchSpec:
+    return runs_pb2.LaunchSpec.FromString(made.kind.spec + own)
+
+
+NAMING = queues_pb2.QueueSpec(docker=docker_pb2.DockerTemplate(environment={"WHO": "${run_id}/${run_name}"}))
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40), st.integers(0, 20_000))
+def test_own_fields_are_written_as_protobuf_writes_them(title: str, length: int) -> None:
+    config = f'{{"lr":1,"text":"{"x" * length}"}}'
+    own = recipe().own_fields(NAME, config, title)
+    expected = runs_pb2.LaunchSpec(run=NAME, display_name=title or "digits-pqrs", config_json=config)
+    assert own == expected.SerializeToString()
+
+
+def test_a_kind_and_what_is_a_runs_own_are_the_whole() -> None:
+    limits = runs_pb2.TimeLimits()
+    limits.max_wait.FromTimedelta(timedelta(hours=2))
+    made = recipe(author="ann", limits=limits, labels={"team": "a"})
+    spec = whole(made, made.own_fields(NAME, '{"lr": 0.5}', "mine"))
+    assert (spec.run, spec.display_name, spec.config_json) == (NAME, "mine", '{"lr":0.5,"text":""}')
+    assert (spec.job_version, spec.queue, spec.author) == (VERSION.name, "queues/default", "ann")
+    assert spec.job == VERSION.spec
+    assert spec.limits == limits
+    assert spec.HasField("docker")
+    assert spec.stop_signal == "SIGTERM"
+    assert made.kind.max_wait == timedelta(hours=2)
+    assert made.kind.retry_policy == spec.retry_policy.SerializeToString(deterministic=True)
+    assert made.kind.labels_json == '{"team": "a"}'
+
+
+def test_kinds_of_one_content_have_one_digest_and_others_another() -> None:
+    assert recipe().kind.digest == recipe(labels={"a": "b"}).kind.digest
+    digests = {recipe().kind.digest, recipe(author="ann").kind.digest, recipe(NAMING).kind.digest}
+    assert len(digests) == 3
+
+
+def test_where_the_template_names_the_run_its_options_are_the_runs_own() -> None:
+    made = recipe(NAMING)
+    first = whole(made, made.own_fields(NAME, "", "mine"))
+    second = whole(made, made.own_fields(RunName("runs/b"), "", ""))
+    assert first.docker.environment["WHO"] == "01abcdefghjkmnpqrs/mine"
+    assert second.docker.environment["WHO"] == "b/digits-ns/b"
+    assert not runs_pb2.LaunchSpec.FromString(made.kind.spec).HasField("docker")
+
+
+@pytest.mark.parametrize("queue_spec", [queues_pb2.QueueSpec(), NAMING])
+def test_a_run_taken_apart_is_the_same_run_again(queue_spec: queues_pb2.QueueSpec) -> None:
+    made = recipe(queue_spec, author="ann")
+    spec = whole(made, made.own_fields(NAME, "", "mine"))
+    text = queue_spec.SerializeToString()
+    ended = NewRun(spec, runs_pb2.PRIORITY_HIGH, {}, {"a": "b"}, None, "", text)
+    kind, own = taken_apart(ended)
+    assert runs_pb2.LaunchSpec.FromString(kind.spec + own) == spec
+    assert kind.digest == made.kind.digest
+    assert (kind.queue, kind.priority, kind.labels) == ("queues/default", runs_pb2.PRIORITY_HIGH, {"a": "b"})
+
+    again = repeat_run(ended, RunName("runs/again"))
+    assert (again.retry_of, again.spec.run, again.spec.config_json) == (NAME, "runs/again", spec.config_json)
+    assert taken_apart(again)[0].digest == kind.digest
+
+
+def test_wrong_parameters_are_named_with_their_run() -> None:
+    with pytest.raises(InvalidArgument, match=r"runs\[3\]\.lr: must be a number"):
+        recipe().own_fields(NAME, '{"lr": "fast"}', "", "runs[3].")
+
+
+def test_what_was_used_longest_ago_is_forgotten_first() -> None:
+    kept: RecentlyUsed[str, int] = RecentlyUsed(3)
+    for number, key in enumerate("abc"):
+        kept.keep(key, number)
+    assert kept.get("a") == 0
+    kept.keep("d", 3)
+    assert [key in kept for key in "abcd"] == [True, False, True, True]
+    kept.keep("c", 9, weight=2)
+    assert [key in kept for key in "acd"] == [False, True, True]
+    assert kept.get("c") == 9
+    kept.keep("huge", 1, weight=4)
+    assert kept.get("huge") is None
+    kept.keep("a", 1, weight=3)
+    assert kept.get("a") == 1
