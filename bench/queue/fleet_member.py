@@ -150,11 +150,12 @@ class Member:
                 grant_seq_seen=self._seen,
             )
         )
+        call = self._call  # it may be followed by another before the write fails
         try:
             async with asyncio.timeout(WRITE_S):
-                await self._call.write(request)
+                await call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
-            self._call.cancel()  # its reader sees why, and connects again
+            call.cancel()  # its reader sees why, and connects again
 
     async def _heed(self, response: leases_pb2.StreamLeasesResponse) -> None:
         self._acknowledged = max(self._acknowledged, response.renewed.ack_seq)

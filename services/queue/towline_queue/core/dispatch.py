@@ -150,9 +150,11 @@ class Dispatch:
         queues = [queue for queue in self._hints if queue in self._servers]
         if not queues:
             return None
-        wanted = {queue: self._wanted(queue) for queue in queues}
+        wanted = {queue: shapes for queue in queues if (shapes := self._wanted(queue))}
+        if not wanted:
+            return None
         if sum(len(shapes) for shapes in wanted.values()) == 1:
-            ((queue, shapes),) = [item for item in wanted.items() if item[1]]
+            ((queue, shapes),) = wanted.items()
             return self._one_lane(Lane(queue, *shapes), now_s)
         return self._many_lanes(wanted, now_s)
 
