@@ -89,6 +89,7 @@ class TowlineSide:
                 while session.busy:  # else the slot may not be free yet
                     await pause()
                 await pause()
+            await _lay_down([session])
         return {"ms": probes.ms[warm_up:]}
 
     async def load(self, rate: float, seconds: float, variant: str) -> dict[str, Any]:  # noqa: ARG002 - see drain
@@ -103,12 +104,14 @@ class TowlineSide:
             async for committed in session.work(take):
                 load.done += committed
 
-        async with self._working(work), load.running():
-            until = time.monotonic() + seconds
-            while time.monotonic() < until:
-                await probes.time(lambda: self._submit_one(PROBE))
-                await pause()
-                load.done -= 1  # the probe's own
+        async with self._working(work) as sessions:
+            async with load.running():
+                until = time.monotonic() + seconds
+                while time.monotonic() < until:
+                    await probes.time(lambda: self._submit_one(PROBE))
+                    await pause()
+                    load.done -= 1  # the probe's own
+            await _lay_down(sessions)
         return {"ms": probes.ms, "runs": load.done}
 
     async def overtake(self, samples: int, warm_up: int) -> dict[str, Any]:
@@ -191,7 +194,10 @@ class TowlineSide:
 
 
 async def _lay_down(sessions: list[Session]) -> None:
-    """Have sessions finish what they hold and take no more."""
+    """Have sessions finish what they hold and take no more.
+
+    One that went while it had room could be given a run before the service notices.
+    """
     for session in sessions:
         await session.offer(0)
     async with asyncio.timeout(CALL_S):

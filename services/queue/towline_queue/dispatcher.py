@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 _PAUSE_S: Final = 0.5
 _LOOK_SHARE: Final = 0.01
 """Part of the time that looking everywhere may take: it steps over rows that nobody can clear away yet."""
+_LONGEST_REST_S: Final = 5.0
+"""However long a look took, on a machine that is busy with something else, the next one comes after this."""
 
 
 class Dispatcher:
@@ -81,7 +83,8 @@ class Dispatcher:
         go_on = await self._carry_out(round_)
         if everywhere:
             took_s = time.monotonic() - began_s
-            self._look_at_s = began_s + max(POLL.total_seconds(), took_s / _LOOK_SHARE)
+            rest_s = max(POLL.total_seconds(), min(took_s / _LOOK_SHARE, _LONGEST_REST_S))
+            self._look_at_s = began_s + rest_s
         return go_on
 
     def _learn(self, watch: Watch) -> None:
