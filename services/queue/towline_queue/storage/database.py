@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cache
-from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -17,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from towline.errors import TowlineError
 from towline.service.postgres import SERVER_SETTINGS, host_of, outage, pool_exhausted
+from towline_queue.storage.statements import written
 
 __all__ = ["Database", "Row", "Transaction", "opening"]
 
@@ -31,24 +31,17 @@ _ACQUIRE: Final = timedelta(seconds=30)
 _CLOSE: Final = timedelta(seconds=5)
 
 # One plan per statement: planning one anew takes as long as a small claim. It holds however much the tables
-# grow, so it must not be to read a whole one, however small that was when it was made.
-_PLANS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
-
-# clock_timestamp(), for a transaction may have waited for locks since it began.
-_REACHABLE: Final = "(sessions.seen_time + sessions.disconnected_after > clock_timestamp())"
+# grow, so it is as well that no connection reads a whole one (SERVER_SETTINGS).
+_PLANS: Final = {"plan_cache_mode": "force_generic_plan"}
 
 
 @cache
 def _statement(name: str) -> tuple[str, tuple[str, ...]]:
-    """Read `name`.sql with its `:parameters` numbered; they are explained at its top.
-
-    "{reachable}" in it says whether a session, a row of `sessions`, was heard of lately.
-    """
-    written = files(__package__).joinpath(f"{name}.sql").read_text()
-    written = _COMMENT.sub("", written).replace("{reachable}", _REACHABLE)
-    names = tuple(dict.fromkeys(_PARAMETER.findall(written)))
+    """Read `name`.sql with its `:parameters` numbered, and these in that order."""
+    text = _COMMENT.sub("", written(name))
+    names = tuple(dict.fromkeys(_PARAMETER.findall(text)))
     numbers = {parameter: f"${number}" for number, parameter in enumerate(names, 1)}
-    return _PARAMETER.sub(lambda match: numbers[match[1]], written), names
+    return _PARAMETER.sub(lambda match: numbers[match[1]], text), names
 
 
 class Transaction:

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import Boolean, ColumnElement, TextClause, literal_column, text
 
-__all__ = ["REACHABLE", "statement"]
+__all__ = ["REACHABLE", "statement", "written"]
 
 # clock_timestamp(), for a transaction may have waited for locks since it began.
 _REACHABLE: Final = "(sessions.seen_time + sessions.disconnected_after > clock_timestamp())"
@@ -15,11 +15,15 @@ REACHABLE: Final[ColumnElement[bool]] = literal_column(_REACHABLE, Boolean)
 """Whether a session, a row of `sessions`, was heard of lately. The only place that says so."""
 
 
-@cache
-def statement(name: str) -> TextClause:
-    """Return the statement in `name`.sql; its `:parameters` are explained at its top.
+def written(name: str) -> str:
+    """Return the text of `name`.sql; its `:parameters` are explained at its top.
 
     "{reachable}" in it stands for REACHABLE.
     """
-    written = files(__package__).joinpath(f"{name}.sql").read_text()
-    return text(written.replace("{reachable}", _REACHABLE))
+    return files(__package__).joinpath(f"{name}.sql").read_text().replace("{reachable}", _REACHABLE)
+
+
+@cache
+def statement(name: str) -> TextClause:
+    """Return the statement that is `written` in `name`.sql, for what goes through SQLAlchemy."""
+    return text(written(name))
