@@ -77,7 +77,7 @@ $(BUF): deploy/dev/package-lock.json | node
 # In CI this is the only target that runs, so the static gate comes first there. One worker a core; each has its own
 # PostgreSQL servers. PYTEST_FLAGS=-n0 runs all in one process, for a debugger.
 .PHONY: test
-test: $(if $(CI),check) $(ENVIRONMENT) node postgres ## All tests, on real parts (PYTEST_FLAGS="-k cancel -x")
+test: $(if $(CI),check) $(ENVIRONMENT) node postgres image-registry ## All tests, on real parts (PYTEST_FLAGS="-k cancel -x")
 	@deploy/dev/engine run -- sh -c '$(BIN)/python deploy/dev/base-image ensure \
 		&& exec $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_FLAGS)'
 
@@ -96,6 +96,15 @@ demo: $(ENVIRONMENT) ## Record a training run here, submit it twice to this mach
 bench-queue: $(ENVIRONMENT) $(PEERS) ## Measure the queue beside its peers, then with thousands of agents; a quarter of an hour
 	@$(BIN)/python -m bench.queue --peers .venv-bench/bin/python $(BENCH_FLAGS)
 
+.PHONY: bench-artifacts
+bench-artifacts: $(ENVIRONMENT) ## Measure uploads and downloads beside cp and sha256sum; some minutes, 10 GiB of disk
+	@$(BIN)/python -m bench.artifacts $(BENCH_FLAGS)
+
+.PHONY: bench-images
+bench-images: $(ENVIRONMENT) postgres image-registry iproute ## Measure images and the start of runs beside docker build and docker run
+	@deploy/dev/engine run -- sh -c '$(BIN)/python deploy/dev/base-image ensure \
+		&& exec $(BIN)/python -m bench.images $(BENCH_FLAGS)'
+
 $(PEERS): requirements/bench.txt | $(BIN)/uv
 	@echo "towline: installing requirements/bench.txt into .venv-bench" >&2
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-bench
@@ -111,14 +120,22 @@ postgres:
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
 		|| deploy/dev/apt-install "Tests run on Debian's PostgreSQL too" postgresql
 
+.PHONY: image-registry
+image-registry:
+	@command -v docker-registry >/dev/null \
+		|| deploy/dev/apt-install "Tags of images are resolved by a registry of images" docker-registry
+
+.PHONY: iproute
+iproute:
+	@command -v ip >/dev/null || deploy/dev/apt-install "Bridges and network namespaces are made" iproute2
+
 # dockerd is started by the scenarios themselves, for it is killed; `engine ensure` would leave one running.
 .PHONY: chaos-tools
-chaos-tools: | postgres
+chaos-tools: | postgres iproute
 	@command -v dockerd >/dev/null || command -v /usr/sbin/dockerd >/dev/null \
 		|| deploy/dev/apt-install "Faults are tried on a Docker Engine" docker.io
 	@command -v docker >/dev/null || deploy/dev/apt-install "Faults are tried on a Docker Engine" docker-cli
 	@test -x /bin/busybox || deploy/dev/apt-install "Containers of the scenarios hold one shell" busybox-static
-	@command -v ip >/dev/null || deploy/dev/apt-install "Links are cut in network namespaces" iproute2
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 \
 		|| deploy/dev/apt-install "Wall clocks are made to jump" libfaketime
 	@command -v spin >/dev/null || deploy/dev/apt-install "The protocol's formal model is checked with spin" spin

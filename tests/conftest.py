@@ -27,6 +27,12 @@ hypothesis.settings.load_profile("towline")
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what clients remember of files out of the home of whoever runs the tests."""
+    os.environ["TOWLINE_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def postgres_servers() -> Iterator[Callable[[str], PostgresServer]]:
     """Give the session's server of a major version, which starts when it is first asked for."""

@@ -16,6 +16,7 @@ __all__ = [
     "agent",
     "artifact",
     "artifact_version",
+    "input_name",
     "job",
     "job_version",
     "queue",
@@ -50,6 +51,11 @@ _PATTERNS: Final = {
         "artifacts/{artifact}/versions/{version}",
         "letters, digits, '_', '.', '-', at most 128 each",
     ),
+    "input": (
+        re.compile(_WORD),
+        "a word",
+        "letters, digits, '_', '.', '-', at most 128, not '.' or '-' first",
+    ),
     "queue": (
         re.compile(r"queues/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
         "queues/{queue}",
@@ -67,7 +73,10 @@ _PATTERNS: Final = {
 def _checked(kind: str, name: str, field: str) -> str:
     pattern, form, letters = _PATTERNS[kind]
     if not pattern.fullmatch(name):
-        raise InvalidArgument.field(field, f"{name!r} is not the name of a {kind}; write {form} ({letters})")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise InvalidArgument.field(
+            field, f"{name!r} is not the name of {article} {kind}; write {form} ({letters})"
+        )
     return name
 
 
@@ -89,6 +98,11 @@ def artifact(name: str, field: str = "artifact") -> ArtifactName:
 def artifact_version(name: str, field: str = "name") -> ArtifactVersionName:
     """Check the name of an artifact version; InvalidArgument names `field`."""
     return ArtifactVersionName(_checked("artifact version", name, field))
+
+
+def input_name(name: str, field: str = "inputs") -> str:
+    """Check what a run calls one of its inputs; InvalidArgument names `field`."""
+    return _checked("input", name, field)
 
 
 def queue(name: str, field: str = "queue") -> QueueName:

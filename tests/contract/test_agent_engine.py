@@ -226,6 +226,41 @@ async def test_archives_go_in_and_come_out_of_a_volume(engine: Engine, made: Mad
     assert volume not in volumes()
 
 
+async def test_a_folder_tells_when_something_was_made_in_it(engine: Engine, made: Made) -> None:
+    container = await made(
+        "sh", "-c", "echo > /towline/used/new", Mounts=[{"Type": "volume", "Target": "/towline"}]
+    )
+    folders = [tars.Entry(name, None, 0o777, modified=123456789) for name in ("used", "unused")]
+    await engine.put_archive(container, "/towline", tars.stream(folders))
+    assert await engine.modified(container, "/towline/used") == 123456789
+    before = time.time() - 1
+    await engine.start(container)
+    await engine.wait(container)
+    assert await engine.modified(container, "/towline/used") > before
+    assert await engine.modified(container, "/towline/unused") == 123456789
+    assert await engine.modified(container, "/towline/none") is None
+
+
+async def test_a_volume_is_made_once_and_keeps_what_it_was_made_with(engine: Engine, made: Made) -> None:
+    name = f"towline-test-{uuid4().hex}"
+    await engine.create_volume(name, {"towline.test": name})
+    await engine.create_volume(name, {"towline.test": "other"})
+    assert [volume.labels for volume in await engine.volumes({"towline.test": name})] == [
+        {"towline.test": name}
+    ]
+    # Through a container that is never started, and read from another.
+    mount = {"Type": "volume", "Source": name, "Target": "/v", "VolumeOptions": {"NoCopy": True}}
+    first = await made("true", Mounts=[mount])
+    await engine.put_archive(first, "/v", tars.stream([tars.Entry("a", b"kept")]))
+    await engine.remove(first)
+    second = await made("true", Mounts=[mount | {"ReadOnly": True}])
+    with tarfile.open(fileobj=io.BytesIO(await read(engine.get_archive(second, "/v/a")))) as archive:
+        member = archive.extractfile("a")
+        assert member and member.read() == b"kept"
+    await engine.remove(second)
+    assert await engine.remove_volume(name)
+
+
 async def test_volumes_are_found_by_their_labels_and_stay_while_used(engine: Engine, made: Made) -> None:
     mark = uuid4().hex
     options = {"Labels": {"towline.test": mark, "towline.other": "x"}}

@@ -8,7 +8,7 @@ import pytest
 from towline import names
 from towline.errors import NotFound, Unavailable
 from towline.rpc.channel import open_channel
-from towline.v1 import jobs_pb2, jobs_pb2_grpc
+from towline.v1 import jobs_pb2
 from towline_queue.registry_client import RegistryClient, registry_client
 from towline_testing.registry import Registry, registry_service, registry_settings
 
@@ -43,12 +43,25 @@ async def test_what_is_kept_is_bounded(registry: Registry) -> None:
     await registry.create("jobs/a", spec("two"))
     size = (await registry.create("jobs/a", spec("two"))).job_version.ByteSize()
     async with open_channel(registry.address) as channel:
-        stub = jobs_pb2_grpc.JobServiceStub(channel)
-        client = RegistryClient(stub, registry.address, cache_bytes=size + size // 2)
+        client = RegistryClient(channel, registry.address, cache_bytes=size + size // 2)
         await client.job_version(FIRST)
         await client.job_version(LATEST)
         assert not client.keeps(FIRST)
         assert client.keeps(names.job_version("jobs/a/versions/v1"))
+
+
+async def test_what_is_kept_is_asked_for_again_after_an_hour(registry: Registry) -> None:
+    """The registry keeps what a deleted version needs for days; nobody may run it after that."""
+    now = 0.0
+    async with open_channel(registry.address) as channel:
+        client = RegistryClient(channel, registry.address, clock=lambda: now)
+        kept = await client.job_version(FIRST)
+        now = 3599.0
+        assert await client.job_version(FIRST) is kept
+        now = 3601.0
+        assert not client.keeps(FIRST)
+        assert await client.job_version(FIRST) is not kept
+        assert client.keeps(FIRST)
 
 
 async def test_what_is_not_there_is_said_in_the_registrys_words(registry: Registry) -> None:

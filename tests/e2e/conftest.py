@@ -10,6 +10,7 @@ import pytest
 
 from towline.client import Client
 from towline.v1 import docker_pb2, queues_pb2
+from towline_testing.engine import remove_inputs
 from towline_testing.postgres import EMBEDDED, running_postgres
 from towline_testing.stack import Stack
 
@@ -29,6 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             yield stack
         finally:
             stack.stop_all()
+            remove_inputs(stack.folder / stack.agent)
 
 
 def default_queue() -> queues_pb2.QueueSpec:

@@ -2,26 +2,26 @@
 
 import asyncio
 import io
-import os
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from towline.capture import images
 from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
-from towline_agent.builder import BuildSettings, DockerImages, Ready
+from towline_agent.builder import Ready
 from towline_agent.core.recipe import LABEL_BUILDER, Indexes
-from towline_agent.engine.docker import DockerEngine, connecting
-from towline_agent.registry import Registry as RegistryClient
-from towline_agent.sources import Sources
 from towline_testing.agent import code_spec, launch_spec
+from towline_testing.builds import Builds, always, building, run_in, unique
+from towline_testing.checkouts import git_checkout
+from towline_testing.container_registry import container_registry
 from towline_testing.engine import base_image, containers, docker, image_id
 from towline_testing.image_registry import image_registry
-from towline_testing.postgres import PostgresServer, running_postgres
-from towline_testing.registry import Registry, digest_of, registry_service, registry_settings
+from towline_testing.postgres import PostgresServer
+from towline_testing.registry import digest_of
 from towline_testing.waiting import eventually_async
 
 pytestmark = pytest.mark.docker
@@ -29,115 +29,15 @@ pytestmark = pytest.mark.docker
 BUILT, REUSED = runs_pb2.IMAGE_OUTCOME_BUILT, runs_pb2.IMAGE_OUTCOME_REUSED
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[PostgresServer]:
-    with running_postgres("18") as server:
-        yield server
-
-
 @pytest.fixture
-async def registry(database: PostgresServer, tmp_path: Path) -> AsyncIterator[Registry]:
-    name = f"agent_{uuid4().hex}"
-    database.psql(f"CREATE DATABASE {name}")
-    async with registry_service(registry_settings(database.url(name), tmp_path)) as service:
-        yield service
-
-
-@pytest.fixture
-async def engine() -> AsyncIterator[DockerEngine]:
-    base_image()
-    async with connecting(None) as connected:
-        yield connected
-
-
-class Log:
-    """A build log that is kept."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    async def write(self, data: bytes) -> None:
-        self.data += data
-
-
-class Builds:
-    """A builder with settings of a test's own; what it makes is removed at the end."""
-
-    def __init__(self, engine: DockerEngine, registry: Registry, work: Path) -> None:
-        work.mkdir()
-        self.engine, self.registry, self.work = engine, registry, work
-        self.name = uuid4().hex
-        self.log = Log()
-        self.told: list[str] = []
-        self.made: list[str] = []
-        self.indexes = Indexes()
-        self.base_images = ("towline/python:{version}", "python:{version}-slim")
-        self.images = self.builder()
-
-    def builder(self) -> DockerImages:
-        bundle = os.environ.get("SSL_CERT_FILE")
-        settings = BuildSettings(
-            builder=self.name,
-            starts=2,
-            base_images=self.base_images,
-            indexes=self.indexes,
-            ca_bundle=Path(bundle) if bundle else None,
-            cache_volume="towline-uv-cache",
-        )
-        client = RegistryClient(self.registry.channel, "the registry")
-        return DockerImages(self.engine, Sources(client, self.work, ("file",)), settings)
-
-    async def source(self, **files: str) -> tuple[str, int]:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for name, text in files.items():
-                member = tarfile.TarInfo(name.replace("__", "/").replace("_py", ".py"))
-                member.size = len(text)
-                archive.addfile(member, io.BytesIO(text.encode()))
-        await self.registry.upload(buffer.getvalue())
-        return digest_of(buffer.getvalue()), len(buffer.getvalue())
-
-    async def __call__(self, job: jobs_pb2.JobSpec, **options: object) -> Ready | leases_pb2.AttemptResult:
-        got = await self.images.ensure(launch_spec(job, **options), self.log, self.told.append)
-        if isinstance(got, Ready):
-            self.made.append(got.facts.id)
-        return got
-
-    async def container(self) -> list[str]:
-        return containers(towline_builder=f"{self.name}:2")
-
-    def left_over(self) -> list[str]:
-        return [*containers(towline_builder=f"{self.name}:2"), *self.work.iterdir()]
-
-
-@pytest.fixture
-async def builds(engine: DockerEngine, registry: Registry, tmp_path: Path) -> AsyncIterator[Builds]:
-    made = Builds(engine, registry, tmp_path / "work")
-    yield made
-    assert not made.left_over()
-    built = f"--filter=label={LABEL_BUILDER}"
-    assert not docker("images", "--quiet", "--filter=dangling=true", built)
-    for image in set(made.made):
-        docker("rmi", "--force", image)
+async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
+    async with building(embedded_postgres, tmp_path) as made:
+        yield made
 
 
 def exported(image: str) -> bytes:
     """All of an image: its layers and its configuration, as one archive."""
     return subprocess.run(["docker", "save", image], capture_output=True, check=True).stdout
-
-
-def unique() -> str:
-    """A program like no other, so that its image is not there yet."""
-    return f"print('{uuid4().hex}')\n"
-
-
-def always() -> str:
-    """A marker that always holds and is like no other, so that an environment is not there yet."""
-    return f'platform_version != "{uuid4().hex}"'
-
-
-def run_in(image: str, *command: str) -> str:
-    return docker("run", "--rm", image, *command)
 
 
 async def test_an_image_is_built_once_and_then_reused(builds: Builds) -> None:
@@ -250,9 +150,8 @@ async def test_a_cancelled_build_leaves_nothing(builds: Builds) -> None:
     assert not builds.left_over()
 
 
-async def test_what_no_build_uses_is_swept_unless_another_agent_made_it(
-    builds: Builds, engine: DockerEngine
-) -> None:
+async def test_what_no_build_uses_is_swept_unless_another_agent_made_it(builds: Builds) -> None:
+    engine = builds.engine
     labels = {"earlier": f"{builds.name}:1", "now": f"{builds.name}:2", "other": f"{builds.name}x:1"}
     made = {
         which: await engine.create(
@@ -342,6 +241,33 @@ async def test_a_git_source(builds: Builds, tmp_path: Path) -> None:
     assert run_in(got.facts.id, "ls") == "main.py"
 
 
+async def test_a_git_source_with_a_submodule_and_a_patch(builds: Builds, tmp_path: Path) -> None:
+    library, origin = git_checkout(tmp_path / "library"), git_checkout(tmp_path / "origin")
+    library.commit({"lib.py": "name = 'library'\n"})
+    origin.git("submodule", "--quiet", "add", library.root, "vendor")
+    commit = origin.commit({"main.py": f"# {uuid4().hex}\nprint('as committed')\n"})
+    origin.write({"main.py": "from vendor.lib import name\nprint('patched', name)\n"})
+    patch = origin.diff()
+    await builds.registry.upload(patch)
+    source = jobs_pb2.GitSource(remote=origin.root.as_uri(), commit=commit)
+    job = jobs_pb2.JobSpec(git=source, python=jobs_pb2.PythonEnvironment(version="3.11"))
+    job.git.patch_digest = digest_of(patch)
+    patched = await builds(job)
+    assert isinstance(patched, Ready), builds.log.data
+    assert run_in(patched.facts.id, "python", "main.py") == "patched library"
+    job.git.patch_digest = ""
+    plain = await builds(job)
+    assert isinstance(plain, Ready) and run_in(plain.facts.id, "python", "main.py") == "as committed"
+    wrong = patch.replace(b"as committed", b"as nobody wrote it")
+    await builds.registry.upload(wrong)
+    job.git.patch_digest = digest_of(wrong)
+    refused = await builds(job)
+    assert isinstance(refused, leases_pb2.AttemptResult)
+    assert refused.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
+    assert "patch does not apply" in refused.failure.message and commit[:12] in refused.failure.message
+    assert b"patch does not apply" in builds.log.data
+
+
 async def test_a_commit_that_is_not_there(builds: Builds, tmp_path: Path) -> None:
     commit(tmp_path / "repo", README="x")
     source = jobs_pb2.GitSource(remote=(tmp_path / "repo").as_uri(), commit="1" * 40)
@@ -403,6 +329,22 @@ async def test_image_jobs_pull_what_is_not_there(builds: Builds, by_digest: bool
         assert await builds(job, image=always) == Ready(first.facts, REUSED), "the registry has the same"
 
 
+async def test_an_image_by_the_digest_that_its_tag_had(builds: Builds, tmp_path: Path) -> None:
+    with container_registry(tmp_path / "registry") as registry:
+        registry.push("team/digits", "v1", uuid4().bytes, index=True)
+        tag = f"{registry.host}/team/digits:v1"
+        found = images.resolve(tag)
+        assert found.requested == tag and "@sha256:" in found.reference
+        job = jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference=found.reference))
+        first = await builds(job)
+        assert isinstance(first, Ready), first
+        assert first.outcome == runs_pb2.IMAGE_OUTCOME_PULLED
+        registry.push("team/digits", "v1", uuid4().bytes, index=True)
+        assert images.resolve(tag).reference != found.reference
+        assert await builds(job) == Ready(first.facts, REUSED)
+    assert await builds(job) == Ready(first.facts, REUSED), "nobody is asked for what is there"
+
+
 async def test_a_tag_that_a_registry_does_not_have(builds: Builds) -> None:
     with image_registry(b"x") as served:
         reference = served.reference.replace("latest", "absent")
@@ -410,3 +352,30 @@ async def test_a_tag_that_a_registry_does_not_have(builds: Builds) -> None:
     assert isinstance(got, leases_pb2.AttemptResult)
     assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_PULL
     assert reference in got.failure.message and "manifest" in got.failure.message
+
+
+def environments() -> set[str]:
+    """Names of all environment images on the engine."""
+    return set(docker("images", "--format={{.Repository}}:{{.Tag}}", "towline/env").split())
+
+
+async def test_a_node_pulls_the_environment_that_another_has_built_and_adds_its_source(
+    builds: Builds, tmp_path: Path
+) -> None:
+    with container_registry(tmp_path / "images") as images:
+        builds.repository = images.repository()
+        builds.images = builds.builder()
+        requirements = (f"idna==3.10; {always()}",)
+        before = environments()
+        first = await builds(code_spec(*await builds.source(main_py=unique()), requirements=requirements))
+        assert isinstance(first, Ready)
+        assert (first.outcome, len(images.manifests())) == (BUILT, 2)
+        (environment,) = environments() - before
+        docker("rmi", "--force", first.facts.id, environment)  # as on a node that has neither
+        builds.told.clear()
+        second = await builds(code_spec(*await builds.source(main_py=unique()), requirements=requirements))
+        assert isinstance(second, Ready)
+        assert (second.outcome, len(images.manifests())) == (BUILT, 3)
+        assert any("pulling" in line for line in builds.told)
+        assert not any("installing" in line for line in builds.told)
+        docker("rmi", "--force", environment)

@@ -1,5 +1,6 @@
 """Outputs: kept as an artifact of the run, however it ended; a registry that is away is waited for."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -149,6 +150,140 @@ async def test_a_cancelled_run_keeps_what_it_wrote(place: Place, peer: LeasePeer
         result = await peer.finish_of(grant)
         assert result.outcome == runs_pb2.ATTEMPT_OUTCOME_CANCELLED
         assert "metrics.json" in await manifest(registry, result.outputs)
+
+
+LOGS = """
+import pathlib, sys
+import towline
+run = towline.init()
+run.summary["accuracy"] = 0.5
+run.summary["best"] = {"epoch": 3}
+pathlib.Path("/tmp/model").mkdir()
+pathlib.Path("/tmp/model/w.bin").write_bytes(b"w" * 1000)
+for _ in range(2):
+    run.log_artifact("/tmp/model", type="model", aliases=["best"], metadata={"accuracy": 0.5})
+(run.outputs / "metrics.json").write_text("{}")
+run.summary["last"] = True
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"),
+    [
+        ("", runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED),
+        ("sys.exit(3)", runs_pb2.ATTEMPT_OUTCOME_FAILED),
+        (
+            # Without a further call the last result is written within a second: then the signal may come.
+            "import os, time\n"
+            "while b'last' not in open(os.environ['TOWLINE_SUMMARY'], 'rb').read(): time.sleep(0.01)\n"
+            "print('ready', flush=True)\n"
+            "time.sleep(600)",
+            runs_pb2.ATTEMPT_OUTCOME_CANCELLED,
+        ),
+    ],
+)
+async def test_results_are_kept_however_a_run_ends(
+    place: Place, peer: LeasePeer, ending: str, outcome: int
+) -> None:
+    async with place.registry() as registry:
+        await place.start_agent()
+        grant = await peer.grant(python_spec(LOGS + ending, user="4321"))
+        if outcome == runs_pb2.ATTEMPT_OUTCOME_CANCELLED:
+            await peer.until(lambda: peer.output(grant), within=30)
+            await peer.cancel(grant, timedelta(seconds=20))
+        result = await peer.finish_of(grant)
+        assert result.outcome == outcome, result
+        assert json.loads(result.summary_json) == {"accuracy": 0.5, "best": {"epoch": 3}, "last": True}
+        # The second one has the same content: it is the same version.
+        assert result.logged_artifacts == ["artifacts/model/versions/v0"]
+        request = artifacts_pb2.GetArtifactVersionRequest(name="artifacts/model/versions/best")
+        model = (await registry.artifacts.GetArtifactVersion(request)).artifact_version
+        assert (model.type, json.loads(model.metadata_json)) == ("model", {"accuracy": 0.5})
+        assert (model.producer_run, model.producer_job_version) == (grant.spec.run, "jobs/test/versions/v0")
+        assert [file.path for file in model.files] == ["w.bin"]
+        request = artifacts_pb2.GetArtifactVersionRequest(name=result.outputs)
+        outputs = (await registry.artifacts.GetArtifactVersion(request)).artifact_version
+        assert (outputs.producer_run, outputs.producer_job_version) == (
+            grant.spec.run,
+            "jobs/test/versions/v0",
+        )
+
+
+MALFORMED = """
+import json, os, pathlib
+artifacts = pathlib.Path(os.environ["TOWLINE_ARTIFACTS"])
+pathlib.Path(os.environ["TOWLINE_SUMMARY"]).write_text(SUMMARY)
+def log(folder, manifest, **files):
+    (artifacts / folder / "files").mkdir(parents=True)
+    for name, text in files.items():
+        (artifacts / folder / "files" / name).write_text(text)
+    if manifest is not None:
+        (artifacts / folder / "manifest.json").write_text(manifest)
+log("0", None, unfinished="x")
+log("1", "{", a="x")
+log("2", json.dumps({"name": ["x"], "type": "model"}), a="x")
+log("3", json.dumps({"name": "a b", "type": "model"}), a="x")
+log("4", json.dumps({"name": "empty", "type": "model"}))
+log("5", json.dumps({"name": "good", "type": "model", "aliases": None}), a="x")
+log("odd", json.dumps({"name": "odd", "type": "model"}), a="x")
+os.symlink("/etc/passwd", artifacts / "5/files/link")
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("summary", "problem"),
+    [
+        ("'{' + ' ' * 70000 + '}'", "is more than 65536 bytes"),
+        ("'x' * 10**6", "is more than 65536 bytes"),
+        ("'[1]'", "is no JSON object"),
+        ("'{\"a\": NaN}'", "is not JSON"),
+        ("''", ""),
+    ],
+)
+async def test_malformed_results_are_left_out_with_a_line_and_never_fail_a_run(
+    place: Place, peer: LeasePeer, summary: str, problem: str
+) -> None:
+    async with place.registry():
+        await place.start_agent()
+        grant = await peer.grant(python_spec(MALFORMED.replace("SUMMARY)", f"{summary})")))
+        result = await peer.finish_of(grant)
+        assert result.outcome == runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, result
+        assert result.summary_json == ""
+        assert result.logged_artifacts == ["artifacts/good/versions/v0"]
+        output, *notes = peer.output(grant).decode().splitlines()
+        assert output == "done"
+        if problem:
+            assert notes.pop(0).startswith(f"towline: its summary is left out: it {problem}")
+        broken, wrong, refused, empty, link = notes
+        assert broken.startswith("towline: the logged artifact 1 is not kept: ")
+        assert (
+            wrong == "towline: the logged artifact 2 is not kept: its manifest has ['x'] where a word belongs"
+        )
+        assert (
+            "the logged artifact 3 is not kept: " in refused and "'artifacts/a b' is not the name" in refused
+        )
+        assert empty == "towline: the artifact artifacts/empty is not kept: it has no files"
+        assert link == "towline: 'link' is not kept: only files and folders are"
+        assert result.log_size == len(peer.output(grant))
+
+
+async def test_an_agent_killed_while_it_keeps_results_makes_them_once(place: Place, peer: LeasePeer) -> None:
+    async with place.registry():
+        pass
+    await place.start_agent()
+    # Two contents under one name: each is a version, and only one.
+    second = "pathlib.Path('/tmp/model/more').touch()\nrun.log_artifact('/tmp/model', type='model')\n"
+    grant = await peer.grant(python_spec(LOGS + second))
+    await peer.state_of(grant, runs_pb2.RUN_STATE_STOPPING)
+    place.agent.kill()
+    async with place.registry() as registry:
+        place.agent.start()
+        result = await peer.finish_of(grant)
+        assert result.logged_artifacts == ["artifacts/model/versions/v0", "artifacts/model/versions/v1"]
+        assert json.loads(result.summary_json)["accuracy"] == 0.5
+        request = artifacts_pb2.ListArtifactVersionsRequest(parent="artifacts/model")
+        assert len((await registry.artifacts.ListArtifactVersions(request)).artifact_versions) == 2
 
 
 async def test_a_registry_that_is_away_is_waited_for(place: Place, peer: LeasePeer) -> None:

@@ -71,9 +71,12 @@ print(towline.__file__)
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONPATH": "/towline/runtime:/mine",
         "PYTHONUNBUFFERED": "1",
+        "TOWLINE_ARTIFACTS": "/towline/artifacts",
         "TOWLINE_ATTEMPT": "1",
         "TOWLINE_CONFIG": "/towline/config.json",
         "TOWLINE_EPOCH": "7",
+        "TOWLINE_INPUTS": "/towline/inputs",
+        "TOWLINE_INPUTS_FILE": "/towline/inputs.json",
         "TOWLINE_JOB": spec.job_version,
         "TOWLINE_OUTPUTS": "/towline/outputs",
         "TOWLINE_QUEUE": "queues/default",
@@ -81,6 +84,7 @@ print(towline.__file__)
         "TOWLINE_RUN_NAME": "a run",
         "TOWLINE_STOP_FILE": "/towline/stop.json",
         "TOWLINE_STOP_SIGNAL": "SIGTERM",
+        "TOWLINE_SUMMARY": "/towline/results/summary.json",
     }
     assert json.loads(config) == {"lr": 0.5}
     assert module == "/towline/runtime/towline/__init__.py"
@@ -95,6 +99,7 @@ rights = [status[name].strip() for name in ("CapBnd", "NoNewPrivs")]
 print(os.getuid(), os.getgid(), *rights, shm.f_frsize * shm.f_blocks)
 print(resource.getrlimit(resource.RLIMIT_NOFILE))
 open("/tmp/x", "w"); open("/towline/outputs/x", "w")
+open(os.environ["TOWLINE_SUMMARY"], "w"); os.mkdir(os.environ["TOWLINE_ARTIFACTS"] + "/0")
 try:
     open("/x", "w")
 except OSError as error:

@@ -19,6 +19,7 @@ from towline_agent.core.recipe import Indexes, build_container
 from towline_agent.engine.docker import DockerEngine, connecting
 from towline_agent.engine.health import EngineHealth
 from towline_agent.engine.port import Container
+from towline_agent.packages import Packages
 from towline_agent.registry import Registry
 from towline_agent.sources import Sources
 from towline_agent.sweep import orphans, sweep
@@ -92,9 +93,10 @@ def lose_container(attempt: Attempt) -> None:
 async def node(folder: Path, agent: str) -> AsyncIterator[Node]:
     owner = Owner(agent, str(uuid4()))
     async with connecting(None) as engine, grpc.aio.insecure_channel("127.0.0.1:1") as channel:
-        sources = Sources(Registry(channel, "no registry"), folder, ())
+        registry = Registry(channel, "no registry")
+        sources, packages = Sources(registry, folder, ()), Packages(registry, folder, ())
         settings = BuildSettings(owner.instance_id, 5, (), Indexes())
-        yield Node(engine, DockerImages(engine, sources, settings), owner)
+        yield Node(engine, DockerImages(engine, sources, packages, settings), owner)
         remove_containers(towline_instance=owner.instance_id)
         for builder in (f"{owner.instance_id}:{start}" for start in (4, 5)):
             remove_containers(towline_builder=builder)

@@ -1,6 +1,7 @@
 """ArtifactService over gRPC, on real PostgreSQL."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from towline.v1.artifacts_pb2 import (
     CreateArtifactVersionRequest,
     CreateArtifactVersionResponse,
     GetArtifactVersionRequest,
+    ListArtifactsRequest,
     ListArtifactVersionsRequest,
 )
 from towline_testing.registry import (
@@ -77,13 +79,18 @@ async def test_equal_content_is_not_created_twice(registry: Registry) -> None:
     assert again.artifact_version == first.artifact_version
     for other in (
         await create(registry, file("a"), file("b", TWO, executable=True)),
-        await create(registry, file("a"), file("b", TWO)),
         await create(registry, file("a"), file("b", TWO), type="dataset"),
         await create(registry),
     ):
         assert other.created
-    assert other.artifact_version.name == "artifacts/out/versions/v4"
+    assert other.artifact_version.name == "artifacts/out/versions/v3"
     assert (other.artifact_version.file_count, other.artifact_version.size_bytes) == (0, 0)
+    back = await create(registry, file("a"), file("b", TWO), aliases=["best", "again", "best"])
+    assert not back.created, "any version is compared"
+    assert back.artifact_version.name == first.artifact_version.name
+    assert list(back.artifact_version.aliases) == ["again", "best", "latest"], "it was sent last"
+    [artifact] = (await registry.artifacts.ListArtifacts(ListArtifactsRequest())).artifacts
+    assert (artifact.latest_version, artifact.version_count) == (first.artifact_version.name, 4)
 
 
 async def test_equal_and_different_versions_at_once(registry: Registry) -> None:
@@ -132,6 +139,13 @@ async def test_blobs_must_be_there(registry: Registry) -> None:
         (request(file("a", digest="x")), "files.digest"),
         (request(file("a", size_bytes=-1)), "files.size_bytes"),
         (request(request_id="x"), "request_id"),
+        (request(aliases=["latest"]), "aliases"),
+        (request(aliases=["v3"]), "aliases"),
+        (request(producer_job_version="jobs/a"), "producer_job_version"),
+        (request(producer_job_version="jobs/a/versions/prod"), "producer_job_version"),
+        (request(metadata_json="[]"), "metadata_json"),
+        (request(metadata_json="{"), "metadata_json"),
+        (request(metadata_json=json.dumps({"a": "x" * 65536})), "metadata_json"),
     ],
 )
 async def test_wrong_request_is_refused_by_field(
@@ -143,11 +157,16 @@ async def test_wrong_request_is_refused_by_field(
 
 async def test_what_is_not_there_is_said_by_name(registry: Registry) -> None:
     await create(registry, file("a"))
-    for name in ("none/versions/v0", "out/versions/v1", "out/versions/prod", "out/versions/v01"):
+    for name, reason in (
+        ("none/versions/v0", "ARTIFACT_NOT_FOUND"),
+        ("out/versions/v1", "ARTIFACT_VERSION_NOT_FOUND"),
+        ("out/versions/prod", "ARTIFACT_VERSION_NOT_FOUND"),
+        ("out/versions/v01", "ARTIFACT_VERSION_NOT_FOUND"),
+    ):
         error = await refused(
             registry.artifacts.GetArtifactVersion(GetArtifactVersionRequest(name=f"artifacts/{name}"))
         )
-        assert error.reason == "ARTIFACT_NOT_FOUND"
+        assert error.reason == reason
         assert error.metadata["name"] in ("artifacts/none", f"artifacts/{name}")
     error = await refused(registry.artifacts.GetArtifactVersion(GetArtifactVersionRequest(name="out:v0")))
     assert error.metadata["field"] == "name"
@@ -173,6 +192,49 @@ async def test_versions_are_listed_newest_first_in_pages(registry: Registry) -> 
         listing = ListArtifactVersionsRequest(**({"parent": "artifacts/out"} | bad))
         error = await refused(registry.artifacts.ListArtifactVersions(listing))
         assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", field)
+
+
+async def test_artifacts_are_listed_by_name_in_pages(registry: Registry) -> None:
+    for word, kind in (("b", "model"), ("a", "dataset"), ("C", "model"), ("d", "model")):
+        await create(registry, file("x"), artifact=f"artifacts/{word}", type=kind)
+    await create(registry, file("y"), artifact="artifacts/d", type="dataset")
+
+    async def listed(**fields: object) -> list[str]:
+        seen: list[str] = []
+        token = ""
+        while True:
+            asked = ListArtifactsRequest(page_token=token, **fields)
+            page = await registry.artifacts.ListArtifacts(asked)
+            seen += [artifact.name for artifact in page.artifacts]
+            if not (token := page.next_page_token):
+                return seen
+
+    assert await listed(page_size=3) == [f"artifacts/{word}" for word in ("C", "a", "b", "d")]
+    assert await listed(page_size=1, type="model") == ["artifacts/C", "artifacts/b"], "of the latest version"
+    whole = await registry.artifacts.ListArtifacts(ListArtifactsRequest(page_size=1))
+    for bad in ({"page_token": "x"}, {"type": "Model"}, {"page_size": -1}):
+        error = await refused(registry.artifacts.ListArtifacts(ListArtifactsRequest(**bad)))
+        assert error.metadata["field"] == next(iter(bad))
+    other = ListArtifactsRequest(page_token=whole.next_page_token, type="model")
+    assert (await refused(registry.artifacts.ListArtifacts(other))).metadata["field"] == "page_token"
+
+
+async def test_what_the_maker_says_is_kept(registry: Registry) -> None:
+    said = json.dumps({"accuracy": 0.9, "ü": [1]})
+    made = await create(
+        registry,
+        file("a"),
+        metadata_json=said,
+        producer_run="runs/a",
+        producer_job_version="jobs/train/versions/v2",
+    )
+    version = made.artifact_version
+    assert (version.metadata_json, version.producer_run) == (said, "runs/a")
+    assert version.producer_job_version == "jobs/train/versions/v2"
+    got = await registry.artifacts.GetArtifactVersion(
+        GetArtifactVersionRequest(name=version.name, without_files=True)
+    )
+    assert got.artifact_version == version
 
 
 async def test_large_manifests(registry: Registry) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from towline.v1 import jobs_pb2
 from towline.v1.jobs_pb2 import (
+    ArtifactInput,
     CodeSource,
     CreateJobVersionRequest,
     GetJobVersionRequest,
@@ -20,6 +21,7 @@ from towline.v1.jobs_pb2 import (
     Provenance,
     PythonEnvironment,
     SetJobAliasRequest,
+    Wheel,
 )
 from towline_testing.registry import (
     Registry,
@@ -73,9 +75,14 @@ async def test_equal_content_is_not_created_twice(registry: Registry) -> None:
     assert list(again.job_version.aliases) == ["again", "latest"]
     other = await registry.create("jobs/train", image({"a": 1, "b": 2.0}))
     assert other.created
-    back = await registry.create("jobs/train", image({"a": 1, "b": 2}))
-    assert back.created, "only the newest version is compared"
-    assert back.job_version.name == "jobs/train/versions/v2"
+    assert (await get(registry, "jobs/train/versions/latest")).name == "jobs/train/versions/v1"
+    back = await registry.create("jobs/train", image({"a": 1, "b": 2}), author="a third")
+    assert not back.created, "any version is compared"
+    assert back.job_version.name == first.job_version.name
+    assert list(back.job_version.aliases) == ["again", "latest"], "it was sent last"
+    assert (await get(registry, "jobs/train/versions/latest")).name == "jobs/train/versions/v0"
+    [job] = (await registry.jobs.ListJobs(ListJobsRequest())).jobs
+    assert (job.latest_version, job.version_count) == ("jobs/train/versions/v0", 2)
 
 
 async def test_twenty_equal_versions_at_once_are_one(registry: Registry) -> None:
@@ -117,6 +124,41 @@ async def test_code_needs_its_blob(registry: Registry) -> None:
     spec.code.size_bytes += 1
     error = await refused(registry.create("jobs/code", spec))
     assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", "spec.code.size_bytes")
+
+
+async def test_patch_and_wheels_need_their_blobs(registry: Registry) -> None:
+    patch, wheel = b"diff --git a/x b/x", b"PK, as far as the registry knows"
+    python = PythonEnvironment(
+        version="3.11",
+        wheels=[Wheel(filename="a-1-py3-none-any.whl", digest=digest_of(wheel), size_bytes=len(wheel))],
+    )
+    source = GitSource(remote="https://example.com/r", commit="a" * 40, patch_digest=digest_of(patch))
+    spec = JobSpec(git=source, entrypoint=["x"], python=python)
+    for data in (patch, wheel):
+        error = await refused(registry.create("jobs/git", spec))
+        assert (error.reason, error.metadata["digest"]) == ("BLOB_NOT_FOUND", digest_of(data))
+        await registry.upload(data)
+    assert (await registry.create("jobs/git", spec)).created
+    spec.python.wheels[0].size_bytes += 1
+    error = await refused(registry.create("jobs/git", spec))
+    assert (error.reason, error.metadata["field"]) == (
+        "INVALID_FIELD",
+        "spec.python.wheels[a-1-py3-none-any.whl].size_bytes",
+    )
+
+
+async def test_all_that_is_wrong_is_told_at_once(registry: Registry) -> None:
+    spec = JobSpec(
+        git=GitSource(remote="x", commit="main"), inputs=[ArtifactInput(name="a", artifact="digits")]
+    )
+    error = await refused(registry.create("jobs/wrong", spec))
+    assert error.reason == "INVALID_SPEC"
+    assert set(error.metadata) == {
+        "spec.git.remote",
+        "spec.git.commit",
+        "spec.entrypoint",
+        "spec.inputs[0].artifact",
+    }
 
 
 async def test_git_source_is_kept_as_it_is(registry: Registry) -> None:

@@ -3,9 +3,11 @@
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import grpc
@@ -165,7 +167,9 @@ async def test_upload_survives_kill_9(database_url: str, tmp_path: Path) -> None
 async def test_stop_while_the_object_store_writes_is_orderly(database_url: str, tmp_path: Path) -> None:
     data = random.Random(0).randbytes(96 * MIB)
     header = upload_header(data)
-    process = start_process(database_url, tmp_path, STOP_GRACE_S="0")
+    # From another file system, for within one there is nothing to write.
+    spool = tempfile.mkdtemp(dir="/dev/shm")
+    process = start_process(database_url, tmp_path, STOP_GRACE_S="0", SPOOL_DIR=spool)
     async with open_channel(process.address) as channel:
         call = Registry(process.address, channel).blobs.UploadBlob(upload_messages(header, data))
 
@@ -177,6 +181,7 @@ async def test_stop_while_the_object_store_writes_is_orderly(database_url: str, 
         status, lines = end(process.process)
         assert status == 0, lines
         call.cancel()
+    shutil.rmtree(spool)
 
 
 async def test_memory_stays_flat(database_url: str, tmp_path: Path) -> None:

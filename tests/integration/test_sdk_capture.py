@@ -9,6 +9,7 @@ import pytest
 
 from towline.capture import capture_command
 from towline.capture.entrypoint import Program
+from towline.capture.environment import describe_own
 from towline.capture.record import capture_program
 from towline.capture.roots import root_of_command, root_of_running
 from towline.errors import InvalidArgument
@@ -59,8 +60,9 @@ def test_the_interpreter_that_is_named_is_asked(checkout, tmp_path):
         assert captured.environment.requirements == ("some-package==2.5",)
         assert captured.entrypoint.command == ("python", "-m", "train")
         (warning,) = captured.warnings
-    assert "this machine's disk" in warning
-    assert warning.endswith(": other")
+    assert warning.startswith(
+        f"other is installed in editable mode from {tmp_path / 'lib'}, where no project"
+    )
 
 
 def test_without_git_the_source_is_the_current_folder(tmp_path):
@@ -148,7 +150,7 @@ def test_a_script_that_is_left_out_is_told_the_true_reason(checkout, tmp_path):
     with pytest.raises(
         InvalidArgument, match=r"gone.py is left out of the snapshot; it is not there any more"
     ):
-        capture_program(gone, root_of_running(gone), dict, config_json="{}")
+        capture_program(gone, root_of_running(gone), lambda: describe_own([]), config_json="{}")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_a_script_that_is_left_out_is_told_the_true_reason(checkout, tmp_path):
         (["no-such-python3", "train.py"], "no Python interpreter"),
         (["./python", "train.py"], "does not run as Python"),
         (["python9.9", "train.py"], "python9.9 is not on the PATH"),
-        ([sys.executable, str(Path(sys.executable).with_name("pytest"))], "installed command"),
+        (["/bin/sh", "train.sh"], "'/bin/sh' is no Python interpreter, and no Python program"),
     ],
 )
 def test_what_cannot_be_captured_is_refused_and_leaves_nothing(

@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from towline.cli import recording
-from towline.errors import InvalidArgument, NotFound, Unavailable
+from towline.errors import NotFound
 from towline.v1 import queues_pb2
-from towline_testing.checkouts import SourceTree, git_checkout, program_environment
+from towline_testing.checkouts import git_checkout, program_environment
 from towline_testing.command import towline
 from towline_testing.stack import Stack
 
@@ -86,52 +85,3 @@ def test_what_is_wrong_with_a_launch_is_told_before_anything_is_recorded(command
     assert done.returncode == 2
     with stack.client() as client, pytest.raises(NotFound):
         client.jobs.get("never-made")
-
-
-@pytest.mark.parametrize(
-    ("remote", "problem"),
-    [
-        ("https://bob:s3cret@host.invalid/x", "user names and passwords in URLs are refused"),
-        ("https://s3cret@host.invalid/x", "user names and passwords in URLs are refused"),
-        ("ssh://git:s3cret@host.invalid/x", "user names and passwords in URLs are refused"),
-        ("bob:s3cret@host.invalid/x", "https://, ssh://, http://, git:// or user@host:path"),
-        ("https://host.invalid:s3cret/x", "https://, ssh://, http://, git:// or user@host:path"),
-        ("/home/ada/s3cret", "https://, ssh://, http://, git:// or user@host:path"),
-        ("file:///s3cret", "https://, ssh://, http://, git:// or user@host:path"),
-        ("ext::s3cret", "https://, ssh://, http://, git:// or user@host:path"),
-        ("--upload-pack=s3cret", "https://, ssh://, http://, git:// or user@host:path"),
-    ],
-)
-@pytest.mark.parametrize("ref", ["main", "0" * 40])
-def test_a_remote_that_agents_cannot_fetch_never_reaches_git(monkeypatch, remote, problem, ref):
-    monkeypatch.setenv("PATH", "/nonexistent")  # git would be missed
-    with pytest.raises(InvalidArgument, match=problem) as caught:
-        recording.resolve(remote, ref)
-    assert "s3cret" not in caught.value.message
-
-
-@pytest.fixture
-def hosted(tmp_path, monkeypatch) -> SourceTree:
-    """A repository at https://code.example/digits, as far as git knows; none is anywhere else there."""
-    (tmp_path / "hosted").mkdir()
-    tree = git_checkout(tmp_path / "hosted/digits")
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "2")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{tmp_path}/hosted/.insteadOf")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://code.example/")
-    monkeypatch.setenv("GIT_CONFIG_KEY_1", "url.http://bob:s3cret@127.0.0.1:1/.insteadOf")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_1", "https://down.example/")
-    return tree
-
-
-def test_refs_become_commits_and_what_is_not_there_is_told_apart_from_who_is_not(hosted):
-    commit = hosted.commit({"train.py": "x"})
-    assert recording.resolve("https://code.example/digits", "main") == commit
-    assert recording.resolve("git@host.invalid:ada/digits.git", commit) == commit
-    assert recording.resolve("ssh://git@host.invalid/digits.git", commit) == commit
-    with pytest.raises(InvalidArgument, match="has no branch, tag or full commit 'none'"):
-        recording.resolve("https://code.example/digits", "none")
-    with pytest.raises(NotFound, match=r"there is no repository https://code\.example/letters"):
-        recording.resolve("https://code.example/letters", "main")
-    with pytest.raises(Unavailable, match=r"git ls-remote https://down\.example/x") as caught:
-        recording.resolve("https://down.example/x", "main")
-    assert "s3cret" not in caught.value.message

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from towline.capture import capture_command, create_job
-from towline.client import AsyncClient, Client, Endpoints
+from towline.client import About, AsyncClient, Client, Endpoints
 from towline.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from towline.v1 import artifacts_pb2, jobs_pb2
 from towline_testing.checkouts import git_checkout
@@ -201,7 +201,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 async def test_a_folder_becomes_an_artifact_and_a_folder_again(client, tree, tmp_path):
-    made = await client.artifacts.create("digits", "dataset", tree, producer_run="abc")
+    made = await client.artifacts.upload(tree, "digits", "dataset", about=About(producer_run="abc"))
     assert made.created
     version = await client.artifacts.get("digits")
     assert (version.name, version.type, version.producer_run) == (
@@ -224,33 +224,15 @@ async def test_a_folder_becomes_an_artifact_and_a_folder_again(client, tree, tmp
         assert (tmp_path / "to" / file.path).read_bytes() == (tree / file.path).read_bytes()
         assert os.access(tmp_path / "to" / file.path, os.X_OK) == (file.path == "sub/run.sh")
     assert not list((tmp_path / "to").rglob(".*"))
-    assert not (await client.artifacts.create("digits", "dataset", tree)).created
+    assert not (await client.artifacts.upload(tree, "digits", "dataset")).created
     assert [version.name async for version in client.artifacts.versions("digits")] == [
         "artifacts/digits/versions/v0"
     ]
 
 
-async def test_equal_files_are_sent_once_and_known_ones_not_at_all(client, tree, monkeypatch):
-    sent = []
-    send = client.blobs.send
-
-    async def counted(source, measured, progress=None):
-        sent.append(measured.digest)
-        await send(source, measured, progress)
-
-    monkeypatch.setattr(client.blobs, "send", counted)
-    (tree / "a.txt").write_bytes(b"only here")
-    (tree / "sub/b.txt").write_bytes(b"only here")
-    await client.artifacts.create("counted", "dataset", tree)
-    assert sent.count(digest_of(b"only here")) == 1
-    sent.clear()
-    await client.artifacts.create("counted-again", "dataset", tree)
-    assert sent == []
-
-
 async def test_a_folder_that_is_none_is_refused(client, tmp_path):
-    with pytest.raises(InvalidArgument, match="is not a folder"):
-        await client.artifacts.create("none", "dataset", tmp_path / "nowhere")
+    with pytest.raises(InvalidArgument, match="nowhere cannot be read: No such file"):
+        await client.artifacts.upload(tmp_path / "nowhere", "none", "dataset")
 
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil", ""])
@@ -270,7 +252,7 @@ async def test_a_manifest_that_leaves_the_folder_writes_nothing(client, tmp_path
 
 
 async def test_a_link_that_leads_out_is_not_followed(client, tree, tmp_path):
-    await client.artifacts.create("linked", "dataset", tree)
+    await client.artifacts.upload(tree, "linked", "dataset")
     (tmp_path / "outside").mkdir()
     (tmp_path / "to").mkdir()
     (tmp_path / "to/sub").symlink_to(tmp_path / "outside")

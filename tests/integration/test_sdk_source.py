@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from towline.capture import tree as tree_module
+from towline.capture import sizes
 from towline.capture.source import Snapshot, take_snapshot
 from towline.errors import FailedPrecondition
 from towline_testing.checkouts import SourceTree, git_checkout
@@ -150,6 +150,9 @@ def test_links_are_kept_where_they_stay_inside(kind, snap, request, tmp_path):
         "out": "../outside",
         "b/far": "../../outside",
         "absolute": str(tree.root / "a/data.txt"),
+        "b/top": str(tree.root),
+        "b/beside": f"{tree.root}x/a",
+        "b/over": str(tree.root / "a/../../outside"),
         "through": "folder/../../outside",
     }
     for name, target in links.items():
@@ -157,19 +160,23 @@ def test_links_are_kept_where_they_stay_inside(kind, snap, request, tmp_path):
     snapshot = snap(tree)
     with tarfile.open(snapshot.archive) as tar:
         kept = {member.name: member.linkname for member in tar if member.issym()}
-    assert kept == {"b/in": "../a/data.txt", "folder": "a"}
+    inside = {"b/in": "../a/data.txt", "folder": "a"}
+    assert kept == inside | {"absolute": "a/data.txt", "b/top": ".."}, "as they lead from anywhere"
     (warning,) = snapshot.warnings
-    assert warning.endswith(": absolute, b/far, out, through")
+    assert warning.endswith(": b/beside, b/far, b/over, out, through")
 
 
 @pytest.mark.parametrize("kind", ["checkout", "folder"])
-def test_names_that_are_not_utf_8_are_left_out_with_a_warning(kind, snap, request):
+def test_names_that_are_not_utf_8_are_kept_byte_for_byte(kind, snap, request):
     tree = request.getfixturevalue(kind)
-    tree.write({"train.py": "x", "größe.txt": "g"})
-    Path(os.fsdecode(os.fsencode(tree.root) + b"/bad-\xff.txt")).write_text("b")
+    names = {b"gr\xc3\xb6sse.txt", b"bad-\xff.txt", b"\xe9t\xe9/x.py", b"README", b"readme"}
+    tree.write({os.fsdecode(name): name for name in names})
+    (tree.root / os.fsdecode(b"link-\xfe")).symlink_to(os.fsdecode(b"bad-\xff.txt"))
     snapshot = snap(tree)
-    assert contents(snapshot).keys() == {"größe.txt", "train.py"}
-    assert snapshot.warnings == ("left out files whose names are not UTF-8: bad-?.txt",)
+    assert contents(snapshot) == {os.fsdecode(name): name for name in names}
+    assert snapshot.warnings == ()
+    with tarfile.open(snapshot.archive) as tar:
+        assert os.fsencode(tar.getmember(os.fsdecode(b"link-\xfe")).linkname) == b"bad-\xff.txt"
 
 
 def test_equal_trees_give_equal_archives_of_plain_members(tmp_path, snap):
@@ -191,32 +198,56 @@ def test_equal_trees_give_equal_archives_of_plain_members(tmp_path, snap):
     assert [member.mode for member in members] == [0o755, 0o644, 0o644]
 
 
-def test_a_tree_that_is_too_large_names_its_largest_files(folder, snap):
+def test_a_tree_that_no_agent_takes_names_its_largest_files(folder, snap):
     folder.write({"train.py": "x", "small.bin": "s" * 100})
-    for name, size in {"huge.bin": 900, "big.bin": 300}.items():
+    for name, size in {"huge.bin": 60, "big.bin": 5}.items():
         with (folder.root / name).open("wb") as file:
-            file.truncate(size * 1024**2)
+            file.truncate(size * 1024**3)
     with pytest.raises(FailedPrecondition) as caught:
         snap(folder)
     assert caught.value.reason == "SOURCE_TOO_LARGE"
-    assert "1200 MiB in 4 files" in caught.value.message
-    assert "huge.bin (900 MiB), big.bin (300 MiB)" in caught.value.message
+    assert "66,560 MiB in 4 files" in caught.value.message
+    assert "huge.bin (61,440 MiB), big.bin (5,120 MiB)" in caught.value.message
     assert ".towlineignore" in caught.value.message
     folder.write({".towlineignore": "*.bin"})
     assert contents(snap(folder)).keys() == {".towlineignore", "train.py"}
 
 
 def test_a_folder_with_too_many_files_is_not_searched_to_its_end(folder, snap, monkeypatch):
-    monkeypatch.setattr(tree_module, "MOST_FILES", 3)
+    monkeypatch.setattr(sizes, "MOST_FILES", 3)
     folder.write({f"{number}.txt": "x" for number in range(4)})
     with pytest.raises(FailedPrecondition, match="more than 3 files"):
         snap(folder)
 
 
-def test_sockets_and_pipes_are_passed_over(folder, snap):
-    folder.write({"train.py": "x"})
-    os.mkfifo(folder.root / "pipe")
-    assert contents(snap(folder)).keys() == {"train.py"}
+def test_further_folders_get_a_place_in_the_archive_by_the_same_rules(checkout, snap, tmp_path):
+    checkout.commit({"train.py": "x", ".towline/editables/lib/stale.py": "s"})
+    library = git_checkout(tmp_path / "libraries")
+    library.commit({"lib/lib.py": "1", ".gitignore": "*.tmp", "other/x.py": "2"})
+    library.write({"lib/new.py": "n", "lib/a.tmp": "t", "lib/.env": "SECRET=1", "lib/data/b": "b"})
+    library.write({"lib/.towlineignore": "data/"})
+    library.write({"tmp/ignored.tmp/kept.py": "k"})  # a folder that a .gitignore around it names
+    plain = SourceTree(tmp_path / "plain")
+    plain.write({"setup.py": "s", ".gitignore": "build/", "build/x": "x"})
+    extra = {
+        ".towline/editables/ignored": library.root / "tmp/ignored.tmp",
+        ".towline/editables/lib": library.root / "lib",
+        ".towline/editables/plain": plain.root,
+    }
+    snapshot = snap(checkout, extra=extra)
+    found = contents(snapshot)
+    assert list(found) == sorted(found)
+    assert {name: found[name] for name in found if name.startswith(".towline")} == {
+        ".towline/editables/ignored/kept.py": b"k",
+        ".towline/editables/lib/.towlineignore": b"data/",
+        ".towline/editables/lib/lib.py": b"1",
+        ".towline/editables/lib/new.py": b"n",
+        ".towline/editables/plain/.gitignore": b"build/",
+        ".towline/editables/plain/setup.py": b"s",
+    }
+    assert snapshot.paths == found.keys()
+    (warning,) = snapshot.warnings
+    assert warning.startswith(f"{library.root / 'lib'}: left out what looks like a secret")
 
 
 @pytest.mark.parametrize("with_git", [False, True])
@@ -235,10 +266,10 @@ def test_a_large_tree_is_told_with_what_is_largest_in_it(folder, snap, monkeypat
         file.truncate(101 * 1024**2)
     (warning,) = snap(folder).warnings
     assert warning == (
-        "the snapshot is large: 101 MiB in 5 files, most of it in data/ (101 MiB in 1 files); leave out what "
-        "is no source with .towlineignore"
+        "the snapshot is large: 101 MiB in 5 files, most of it in data/ (101 MiB in 1 files); the largest "
+        "files are data/a.bin (101 MiB); leave out what is no source with .towlineignore"
     )
     folder.write({".towlineignore": "data/"})
-    monkeypatch.setattr(tree_module, "MANY_FILES", 4)
+    monkeypatch.setattr(sizes, "MANY_FILES", 4)
     (warning,) = snap(folder).warnings
     assert "0 MiB in 5 files, most of it in docs/ (0 MiB in 3 files)" in warning

@@ -126,6 +126,10 @@ def test_everything_that_goes_in_changes_the_key_and_order_does_not() -> None:
         key(requirements=("a==1",)),
         key(index_urls=("https://other/simple",)),
         key(uv_version="2"),
+        key(wheels=("a-1-py3-none-any.whl sha256:a",)),
+        key(wheels=("a-1-py3-none-any.whl sha256:b",)),
+        key(complete=True),
+        key(lock="x"),
         key(recipe=999),
     ]
     assert len({one.digest() for one in changed}) == len(changed)
@@ -137,9 +141,13 @@ def test_job_tags_name_environment_and_source() -> None:
     git = jobs_pb2.JobSpec(git=jobs_pb2.GitSource(remote="r", commit="c", subfolder="/s/"))
     same = jobs_pb2.JobSpec(git=jobs_pb2.GitSource(remote="other", commit="c", subfolder="s"))
     tags = {
-        keys.job_tag(one, keys.source_id(spec)) for one in (key(), key(python="3.12")) for spec in (code, git)
+        keys.job_digest(one, keys.source_id(spec))
+        for one in (key(), key(python="3.12"))
+        for spec in (code, git)
     }
     assert len(tags) == 4
+    assert keys.job_digest(key(), "s", ["a", "b"]) == keys.job_digest(key(), "s", ["b", "a"])
+    assert len({keys.job_digest(key(), "s", folders) for folders in ((), ("a",), ("a", "b"))}) == 3
     assert keys.source_id(git) == keys.source_id(same)
 
 
@@ -174,7 +182,16 @@ def test_build_files() -> None:
 
 def test_only_complete_lists_of_pins_may_be_installed_without_dependencies() -> None:
     pinned = recipe.build_files(environment("a==1", "b @ https://host/b.whl"), recipe.Indexes())
-    assert b"install --no-deps" in pinned["install"]
+    assert b"--no-deps" in pinned["install"] and b"do not resolve" in pinned["install"]
+    complete = recipe.build_files(environment("a==1", complete=True), recipe.Indexes())
+    assert b"--no-deps" in complete["install"] and b"do not resolve" not in complete["install"]
+
+
+def test_a_job_without_anything_in_its_source_to_install_has_no_such_step() -> None:
+    assert recipe.project_files(environment("a==1"), recipe.Indexes()) is None
+    files = recipe.project_files(environment(editables=[".", "li b"], complete=True), recipe.Indexes())
+    assert files is not None
+    assert b"--no-deps --editable ./. --editable './li b')" in files["install"]
 
 
 def test_images_run_the_virtual_environment() -> None:

@@ -208,6 +208,21 @@ def test_silence_is_noticed() -> None:
 # --- what is said
 
 
+def test_many_results_are_said_in_messages_that_a_channel_takes() -> None:
+    ids = iter(range(1000))
+    book = LeaseBook(Capacity(250, ()), 0, lambda: f"finish-{next(ids)}")
+    peers = Peers(book)
+    for number in range(250):
+        peers.hear(grants=[peers.grant(f"lease-{number}", number + 1)])
+        book.ended((f"lease-{number}", 1), succeeded())
+        book.finish_kept((f"lease-{number}", 1))
+    counts, said_ids = [], set()
+    while request := peers.session.to_send(peers.now):
+        counts.append(len(request.finishes))
+        said_ids |= {finish.finish_id for finish in request.finishes}
+    assert counts == [100, 100, 50] and len(said_ids) == 250
+
+
 def test_events_replies_and_results_are_said_once_a_session() -> None:
     peers = Peers()
     peers.hear(grants=[peers.grant()])

@@ -59,3 +59,9 @@ def test_listed_gpus() -> None:
 
 def test_a_node_without_nvml_has_no_gpus() -> None:
     assert all(gpu.id for gpu in gpus.find("auto"))
+
+
+def test_a_repository_is_checked_at_the_start() -> None:
+    assert AgentSettings(image_repository="images:5000/towline").image_repository == "images:5000/towline"
+    with pytest.raises(ValidationError, match="without a tag"):
+        AgentSettings(image_repository="images:5000/towline:latest")

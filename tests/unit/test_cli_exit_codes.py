@@ -59,7 +59,7 @@ def test_other_errors_are_their_message() -> None:
         (
             "job: 'jobs/a b/versions/c' is not the name of a job version; "
             "write jobs/{job}/versions/{version or alias} (letters, digits, '_', '.', '-', at most 128 each)",
-            "job: 'a b/versions/c' is not the name of a job version "
+            "job: 'a b:c' is not the name of a job version "
             "(letters, digits, '_', '.', '-', at most 128 each)",
         ),
         ("/srv/runs/a: No such file", "/srv/runs/a: No such file"),
@@ -110,9 +110,9 @@ def test_output_that_cannot_be_written_is_one_line(arguments: tuple[str, ...]) -
 
 def test_without_its_packages_the_command_names_them() -> None:
     code = (
-        "import sys; from importlib.util import find_spec; import towline.cli; "
-        "towline.cli.find_spec = lambda name: None if name == 'typer' else find_spec(name); "
-        "towline.cli.main()"
+        "from importlib import util; there = util.find_spec; "
+        "util.find_spec = lambda name: None if name == 'typer' else there(name); "
+        "import towline.cli; towline.cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.BAD_INPUT

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from towline.cli import enums, pages, words
+from towline.cli import enums, pages, run_tables, words
 from towline.cli.selection import Selection
 from towline.errors import InvalidArgument
 from towline.v1 import fleet_pb2, jobs_pb2, runs_pb2
@@ -50,6 +50,37 @@ def _run() -> runs_pb2.Run:
         )
     )
     return run
+
+
+def test_what_a_run_read_and_what_came_of_it_is_shown() -> None:
+    run = _run()
+    run.inputs.add(name="data", artifact="artifacts/mnist/versions/v3")
+    run.summary_json = '{"acc": 0.931, "per class": {"a": 1}}'
+    run.logged_artifacts.append("artifacts/model/versions/v0")
+    text = _text(pages.run(run))
+    for fact in ("data: mnist:v3", "acc: 0.931", "per class", "model:v0"):
+        assert fact in text, fact
+
+
+def test_results_of_runs_are_columns_of_their_table() -> None:
+    run, other = _run(), _run()
+    run.summary_json = (
+        '{"acc": 0.93123456789, "loss": {"val": [1, 2], "x.y": "low"}, "a.b": true, "[x]": null}'
+    )
+    names = run_tables.result_names("acc, loss.val,loss.x.y,a.b,none,[x],acc")
+    assert names == ["acc", "loss.val", "loss.x.y", "a.b", "none", "[x]"]
+    headers, rows = run_tables.table([run, other], names, START)
+    assert list(headers[6:]) == ["acc", "loss.val", "loss.x.y", "a.b", "none", r"\[x]"]
+    assert [[str(cell) for cell in row[6:]] for row in rows] == [
+        ["0.931235", "[1, 2]", "low", "true", "", ""],
+        ["", "", "", "", "", ""],
+    ]
+    first, second = run_tables.documents([run, other], names)
+    assert first["summary"]["loss.val"] == [1, 2] and first["name"] == run.name
+    assert second["summary"] == dict.fromkeys(names)
+    assert "summary" not in run_tables.documents([run], [])[0]
+    with pytest.raises(InvalidArgument, match="empty name"):
+        run_tables.result_names("acc,,loss")
 
 
 def _text(page: object) -> str:
@@ -278,3 +309,15 @@ def test_an_unknown_state_is_refused_with_those_there_are() -> None:
     assert enums.parse(runs_pb2.RunState, "RUN_STATE_", "Failed", "--state") == runs_pb2.RUN_STATE_FAILED
     with pytest.raises(InvalidArgument, match="queued, leased, preparing"):
         enums.parse(runs_pb2.RunState, "RUN_STATE_", "waiting", "--state")
+
+
+def test_a_version_shows_what_its_source_was_made_of():
+    version = jobs_pb2.JobVersion(name="jobs/digits/versions/v0")
+    version.spec.git.CopyFrom(
+        jobs_pb2.GitSource(remote="https://host/repo", commit="c" * 40, patch_digest=f"sha256:{'d' * 64}")
+    )
+    assert f"git https://host/repo at {'c' * 40}, with patch sha256:{'d' * 64}" in _text(
+        pages.job_version(version, [version])
+    )
+    version.spec.image.CopyFrom(jobs_pb2.ImageSource(reference="x@sha256:1", requested="x:latest"))
+    assert "image x@sha256:1 (which was x:latest)" in _text(pages.job_version(version, [version]))

@@ -231,3 +231,29 @@ def test_json_files_are_read_too(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"lr": 1e-5, "on": "no"}))
     assert yaml_files.read_object(file, "--config") == {"lr": 1e-5, "on": "no"}
+
+
+def test_inputs_are_artifact_versions_by_name() -> None:
+    assert values.inputs(["data=mnist:v3", "base=bert", "all=artifacts/x/versions/best"]) == {
+        "data": "artifacts/mnist/versions/v3",
+        "base": "artifacts/bert/versions/latest",
+        "all": "artifacts/x/versions/best",
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "problem"),
+    [
+        (["data"], "key=value"),
+        (["=mnist"], "key=value"),
+        (["data=a:v0", "data=b:v0"], "given twice"),
+        (["a/b=mnist"], "a/b=mnist"),
+        ([".x=mnist"], "not '.' or '-' first"),
+        (["data=not a name"], "data=not a name"),
+        (["data=a:b:c"], "data=a:b:c"),
+    ],
+)
+def test_inputs_that_cannot_be_read_are_named(texts: list[str], problem: str) -> None:
+    with pytest.raises(InvalidArgument, match="--input") as caught:
+        values.inputs(texts)
+    assert problem in caught.value.message

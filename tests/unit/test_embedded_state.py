@@ -198,6 +198,7 @@ def test_services_get_an_environment_of_their_own(layout: Layout, monkeypatch: p
     agent = made["agent"].environment
     assert agent["TOWLINE_AGENT_SLOTS"] == "7"
     assert agent["TOWLINE_AGENT_QUEUE_ADDRESS"] == addresses["queue"]
+    assert made["registry"].environment["TOWLINE_REGISTRY_QUEUE_ADDRESS"] == addresses["queue"]
     assert agent["TOWLINE_AGENT_BUILD_CA_BUNDLE"] == str(bundle)
     monkeypatch.setenv("TOWLINE_AGENT_BUILD_CA_BUNDLE", "/other.pem")
     made = services.programs(layout, addresses, "postgresql://x")

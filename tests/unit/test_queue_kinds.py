@@ -95,6 +95,24 @@ def test_a_run_taken_apart_is_the_same_run_again(queue_spec: queues_pb2.QueueSpe
     assert taken_apart(again)[0].digest == kind.digest
 
 
+def test_what_a_run_reads_is_its_kinds_and_stays_when_it_is_repeated() -> None:
+    first, second = "artifacts/a/versions/v1", "artifacts/b/versions/v0"
+    read = [
+        jobs_pb2.ArtifactInput(name=name, artifact=artifact)
+        for name, artifact in (("x", second), ("y", first), ("z", second))
+    ]
+    queue_spec = queues_pb2.QueueSpec().SerializeToString()
+    made = Recipe(check(submission(), "run"), VERSION, queue_spec, inputs=read)
+    assert made.kind.inputs == (first, second)
+    assert made.kind.digest != recipe().kind.digest and recipe().kind.inputs == ()
+    spec = whole(made, made.own_fields(NAME, "", "mine"))
+    assert list(spec.inputs) == read
+    new = NewRun(spec, runs_pb2.PRIORITY_LOW, {}, {}, None, "", queue_spec)
+    kind, own = taken_apart(repeat_run(new, RunName("runs/again")))
+    assert kind.inputs == made.kind.inputs
+    assert list(runs_pb2.LaunchSpec.FromString(kind.spec + own).inputs) == read
+
+
 def test_wrong_parameters_are_named_with_their_run() -> None:
     with pytest.raises(InvalidArgument, match=r"runs\[3\]\.lr: must be a number"):
         recipe().own_fields(NAME, '{"lr": "fast"}', "", "runs[3].")

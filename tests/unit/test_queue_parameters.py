@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towline.errors import InvalidArgument
+from towline.requests.violations import Violations
 from towline_queue.core.parameters import MAX_BYTES, Parameters, merge
-from towline_queue.core.violations import Violations
 
 DEFAULTS = {"lr": 0.1, "epochs": 3, "name": "a", "amp": False, "model": {"layers": [8, 8, 8], "act": "relu"}}
 SCHEMA = {
@@ -94,6 +94,33 @@ def test_all_violations_come_at_once_and_say_where() -> None:
         "runs[3].model.layers[0]",
         "runs[3].model.layers[1]",
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("x", {"seed": 'must be a whole number or null, not "x"'}),
+        (
+            {"depth": "x", "wide": 1},
+            {"seed.depth": 'must be a whole number, not "x"', "seed.wide": "unknown key"},
+        ),
+    ],
+)
+def test_what_may_be_of_several_kinds_is_explained_by_the_one_it_is_meant_for(
+    given: Any, expected: dict[str, str]
+) -> None:
+    model = {
+        "type": "object",
+        "properties": {"depth": {"type": "integer"}},
+        "additionalProperties": False,
+    }
+    other = {"type": "integer"} if given == "x" else model
+    schema = {"properties": {"seed": {"anyOf": [other, {"type": "null"}]}}}
+    with pytest.raises(InvalidArgument) as caught:
+        Parameters("{}", json.dumps(schema)).resolve(json.dumps({"seed": given}))
+    found = caught.value.metadata
+    assert found.keys() == expected.keys()
+    assert all(found[path].startswith(problem) for path, problem in expected.items())
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,47 @@ def test_jobs_are_named_after_their_program(script, module, name):
 
 def test_names_of_jobs_are_not_longer_than_allowed():
     assert len(job_name(Program(Path("/"), script=Path(f"/{'a' * 200}.py")))) == 128
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["torchrun", "--nproc-per-node", "2", "digits/train.py", "--lr", "1"], "digits-train"),
+        (["accelerate", "launch", "--multi_gpu", "fit.py"], "fit"),
+        (["jupyter", "nbconvert", "--execute", "--output", "out.ipynb", "study.ipynb"], "study"),
+        (["jupyter", "nbconvert", "--execute", "study.ipynb"], "study"),
+        (["papermill", "study.ipynb", "out.ipynb"], "study"),
+        (["my-train", "--lr", "1"], "my-train"),
+    ],
+)
+def test_jobs_of_commands_are_named_after_their_script(words, name):
+    assert job_name(Program(Path("/home/ada"), command=words[0], arguments=tuple(words[1:]))) == name
+
+
+INSTALLED = "#!{python}\nimport sys\n"
+LONG = "#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''\n"
+
+
+@pytest.mark.parametrize(("folder", "first_lines"), [("venv", INSTALLED), ("with space", LONG)])
+def test_a_command_that_a_package_has_installed_is_started_by_its_name(
+    project, monkeypatch, folder, first_lines
+):
+    bin_folder = project / folder / "bin"
+    bin_folder.mkdir(parents=True)
+    script = bin_folder / "torchrun"
+    script.write_text(first_lines.format(python=bin_folder / "python"))
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(bin_folder))
+    whole = [str(script), "train.py"], ["python", str(script), "train.py"]
+    for argv in (["torchrun", "train.py"], *whole):
+        interpreter, program = parse_command(argv, project)
+        assert entrypoint_of(program, project) == Entrypoint(("torchrun", "train.py"), "")
+        assert Path(interpreter).name == "python"
+
+
+def test_a_script_that_names_its_interpreter_is_a_script(project):
+    script = project / "sub/fit.py"
+    script.write_text("#!/usr/bin/env python3\n")
+    interpreter, program = parse_command(["sub/fit.py", "-x"], project)
+    assert interpreter == "python3"
+    assert entrypoint_of(program, project) == Entrypoint(("python", "sub/fit.py", "-x"), "")

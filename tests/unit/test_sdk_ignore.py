@@ -5,6 +5,12 @@ import pytest
 from towline.capture.ignore import Rules, Verdict, is_environment_marker
 
 
+def rules_of(files: dict[str, list[str]] | list[str], **options: bool) -> Rules:
+    """Read a .towlineignore, or several ignore files by path."""
+    given = files if isinstance(files, dict) else {".towlineignore": files}
+    return Rules(lambda path: given.get(path, ()), **options)
+
+
 @pytest.mark.parametrize(
     ("path", "verdict"),
     [
@@ -46,14 +52,19 @@ from towline.capture.ignore import Rules, Verdict, is_environment_marker
         ("tls/server.key", Verdict.LOOKS_SECRET),
         ("tls/server.p12", Verdict.LOOKS_SECRET),
         ("tls/server.pfx", Verdict.LOOKS_SECRET),
+        ("conf/secrets.yaml", Verdict.LOOKS_SECRET),
+        ("conf/secrets.py", Verdict.KEPT),
+        ("gcp/service-account-prod.json", Verdict.LOOKS_SECRET),
+        (".pgpass", Verdict.LOOKS_SECRET),
+        ("home/.gnupg/pubring.kbx", Verdict.LOOKS_SECRET),
     ],
 )
 def test_without_a_file_of_rules(path, verdict):
-    assert Rules().file(path) is verdict
+    assert rules_of({}).file(path) is verdict
 
 
 def test_rules_leave_out_and_keep():
-    rules = Rules(
+    rules = rules_of(
         ["# comment", "", "data/", "*.bin", "!keep/a.bin", "!certs/ca.pem", "!node_modules/", "/top.txt"]
     )
     assert rules.file("data/train.csv") is Verdict.LEFT_OUT
@@ -65,7 +76,7 @@ def test_rules_leave_out_and_keep():
     assert rules.file("node_modules/x.js") is Verdict.LEFT_OUT
     assert rules.file("top.txt") is Verdict.LEFT_OUT
     assert rules.file("sub/top.txt") is Verdict.KEPT
-    secrets = Rules(["!.aws/", "!/tests/credentials.json"])
+    secrets = rules_of(["!.aws/", "!/tests/credentials.json"])
     assert secrets.file(".aws/config") is Verdict.KEPT
     assert secrets.file("tests/credentials.json") is Verdict.KEPT
     assert secrets.file("credentials.json") is Verdict.LOOKS_SECRET

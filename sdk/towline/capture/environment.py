@@ -2,18 +2,23 @@
 
 import json
 import os
+import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from towline.capture import probe
-from towline.capture.indexes import extra_index_urls
-from towline.capture.requirements import Distribution, select
+from towline.capture import editables, imports, probe, system, wheels
+from towline.capture.indexes import extra_index_urls, indexes_of
+from towline.capture.locks import Lock
+from towline.capture.requirements import Distribution, Selection, select
+from towline.capture.system import System
+from towline.capture.wheels import WheelFile
 from towline.errors import InvalidArgument
 
-__all__ = ["Environment", "ask", "describe_own", "environment_of"]
+__all__ = ["Environment", "Inspection", "ask", "describe_own", "inspect"]
 
 _TIMEOUT_S: Final = 60
 _SOURCE: Final = Path(probe.__file__)
@@ -21,7 +26,7 @@ _SOURCE: Final = Path(probe.__file__)
 
 @dataclass(frozen=True)
 class Environment:
-    """An interpreter and what is installed for it."""
+    """An interpreter and what is installed for it. Call `close` to remove its wheels from this machine."""
 
     version: str
     """Of CPython, "X.Y.Z"."""
@@ -30,27 +35,109 @@ class Environment:
     extra_index_urls: tuple[str, ...]
     warnings: tuple[str, ...]
     """Lines for people."""
+    wheels: tuple[WheelFile, ...] = ()
+    """In a temporary folder."""
+    editables: tuple[str, ...] = ()
+    """Folders of the source tree."""
+    lock: Lock | None = None
+    complete: bool = False
+    """Whether nothing else is installed, not even what one of these may need."""
+    system: System = field(default_factory=System)
+
+    def close(self) -> None:
+        """Remove the wheels."""
+        for folder in {wheel.path.parent for wheel in self.wheels}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def environment_of(facts: Mapping[str, Any], source_root: Path) -> Environment:
-    """Make the environment of what `ask` or `describe_own` tells; see `select` for what is left out."""
-    found = [Distribution.of(distribution) for distribution in facts["distributions"]]
-    selection = select((each for each in found if each is not None), source_root)
-    warnings = []
-    if selection.left_out:
-        warnings.append(
-            "left out what was installed from this machine's disk, and is not in the source tree: "
-            + ", ".join(selection.left_out)
+@dataclass(frozen=True)
+class Inspection:
+    """What an interpreter has told, judged; the snapshot of the source comes next."""
+
+    facts: Mapping[str, Any]
+    source_root: Path
+    selection: Selection
+    placed: editables.Placed = field(default_factory=editables.Placed)
+    lock: Lock | None = None
+
+    @property
+    def added(self) -> Mapping[str, Path]:
+        """Folders that the snapshot needs besides the source tree, by their place in it."""
+        return self.placed.added
+
+    def environment(self, paths: Set[str]) -> Environment:
+        """Make the environment of a snapshot.
+
+        Args:
+            paths: What is in the snapshot, relative to its root.
+
+        Raises:
+            InvalidArgument: A file of the lock is not in the snapshot.
+            OSError: A wheel cannot be written.
+        """
+        lock = self.lock
+        if lock and (missing := sorted(lock.files - paths)):
+            raise InvalidArgument.field(
+                "lock", f"{missing[0]} is left out of the snapshot; see that no ignore file names it"
+            )
+        made, problems = self._wheels()
+        folders = tuple(sorted(set(lock.editables))) if lock else self.placed.in_snapshot(paths)
+        version, platform = self.facts["version"].rstrip("+"), self.facts["platform"]
+        requirements = lock.requirements if lock else self.selection.requirements
+        indexes = extra_index_urls(os.environ, self.source_root, self.facts["prefix"])
+        warnings = [*self.selection.warnings, *self.placed.warnings, *problems]
+        if self.facts["implementation"] != "CPython":
+            warnings.append(f"{self.facts['implementation']} is replaced by CPython {version}")
+        return Environment(
+            version=(lock.python if lock else "") or version,  # "3.13.0+" is a build between two releases
+            platform=platform,
+            requirements=tuple(requirements),
+            extra_index_urls=tuple(
+                dict.fromkeys([*(lock.extra_index_urls if lock else ()), *indexes, *indexes_of(requirements)])
+            ),
+            warnings=(*warnings, *(lock.warnings if lock else ())),
+            wheels=made,
+            editables=folders,
+            lock=lock,
+            # Elsewhere some requirements have needs that they do not have here.
+            complete=lock is None and platform.startswith("Linux"),
+            system=system.look(self.facts),
         )
-    if facts["implementation"] != "CPython":
-        warnings.append(f"{facts['implementation']} is replaced by CPython {facts['version']}")
-    return Environment(
-        version=facts["version"].rstrip("+"),  # "3.13.0+" is a build between two releases
-        platform=facts["platform"],
-        requirements=tuple(selection.requirements),
-        extra_index_urls=tuple(extra_index_urls(os.environ)),
-        warnings=tuple(warnings),
-    )
+
+    def _wheels(self) -> tuple[tuple[WheelFile, ...], list[str]]:
+        if not self.selection.local:
+            return (), []
+        layout = wheels.Layout(Path(self.facts["scripts"]), Path(self.facts["data"]))
+        folder = Path(tempfile.mkdtemp(prefix="towline-wheels-"))
+        try:
+            made, problems = wheels.collect(self.selection.local, layout, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if not made:
+            folder.rmdir()
+        return made, problems
+
+
+def inspect(facts: Mapping[str, Any], source_root: Path, lock: Lock | None = None) -> Inspection:
+    """Judge what `ask` or `describe_own` tells; see `select` for what is left out.
+
+    Args:
+        facts: What the interpreter told.
+        source_root: Folder of the source tree.
+        lock: The project's own lock; what is installed does not matter then.
+    """
+    if lock is not None:
+        return Inspection(facts, source_root, Selection(), lock=lock)
+    told = [(Distribution.of(each), Path(each["metadata"]).name) for each in facts["distributions"]]
+    found = [distribution for distribution, _ in told if distribution is not None]
+    selection = select(found, source_root, develop=facts["develop"], conda=facts["conda"])
+    if damaged := [name for read, name in told if read is None and not name.startswith("~")]:
+        selection.warnings.append(
+            f"left out what is not installed as a whole: {', '.join(damaged)}; install it again"
+        )
+    selection.warnings += imports.warnings(facts, source_root, found)
+    return Inspection(facts, source_root, selection, editables.place(selection.editables, source_root))
 
 
 def describe_own(paths: list[str]) -> dict[str, Any]:

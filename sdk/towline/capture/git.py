@@ -1,16 +1,27 @@
 """What git says about a checkout. Git is asked, never told to change anything."""
 
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from towline.errors import FailedPrecondition
 
-__all__ = ["Checkout", "checkout_of", "list_files", "provenance", "without_credentials"]
+__all__ = [
+    "Answer",
+    "Checkout",
+    "ask",
+    "checkout_of",
+    "looks_like_checkout",
+    "provenance",
+    "repository_around",
+    "run",
+    "trouble_with",
+    "without_credentials",
+]
 
 # A checkout of another user is read all the same, and no program named in its configuration is started.
 _GIT: Final = ("git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false")
@@ -31,50 +42,94 @@ class Checkout:
     """Whether anything differs from the commit, untracked files included."""
 
 
-def checkout_of(folder: Path) -> Path | None:
-    """Give the root of the checkout a folder lies in; None if there is none, or no git."""
+class Answer(NamedTuple):
+    """What git prints."""
+
+    out: bytes
+    complaints: str
+    """On standard error, in English."""
+
+
+def ask(folder: Path, *arguments: str) -> bytes:
+    """Run git in a folder and return what it prints; FailedPrecondition, reason GIT_FAILED, if it cannot."""
+    return run(folder, *arguments).out
+
+
+def run(folder: Path, *arguments: str) -> Answer:
+    """Do what `ask` does, and return what git complains about too."""
+    # Variables such as GIT_DIR, set inside hooks, would name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        answer = _git(folder, "rev-parse", "--show-toplevel", check=False)
-    except FileNotFoundError:
+        done = subprocess.run(
+            [*_GIT, *arguments],
+            cwd=folder,
+            env=environment | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        problem = f"it took longer than {_TIMEOUT_S} s"
+    except OSError as error:
+        problem = "git is not installed" if shutil.which("git") is None else str(error)
+    else:
+        if not done.returncode:
+            return Answer(done.stdout, os.fsdecode(done.stderr))
+        problem = " ".join(done.stderr.decode(errors="replace").split())
+    raise FailedPrecondition(f"git {arguments[0]} in {folder} failed: {problem}", reason="GIT_FAILED")
+
+
+def checkout_of(folder: Path) -> Path | None:
+    """Give the root of the checkout a folder lies in; None if there is none that git can read, or no git."""
+    try:
+        answer = ask(folder, "rev-parse", "--show-toplevel")
+    except FailedPrecondition:
         return None
     return Path(os.fsdecode(answer).removesuffix("\n")) if answer else None
 
 
+def repository_around(folder: Path) -> Path | None:
+    """Give the nearest folder, this one or above it, that looks like a checkout, if any."""
+    for place in (folder, *folder.parents):
+        if looks_like_checkout(place):
+            return place
+    return None
+
+
+def looks_like_checkout(folder: Path) -> bool:
+    """Say whether a folder has what git keeps in the top folder of a checkout."""
+    return os.path.lexists(folder / ".git")  # unlike pathlib's, it raises for no folder
+
+
+def trouble_with(folder: Path) -> str | None:
+    """Say why git cannot read what looks like a checkout; None if it can."""
+    try:
+        ask(folder, "rev-parse", "--show-toplevel")
+    except FailedPrecondition as error:
+        return error.message
+    return None
+
+
 def provenance(root: Path) -> Checkout:
-    """Tell where a checkout stands."""
+    """Tell where a checkout stands; what git cannot tell is empty."""
 
-    def ask(*arguments: str) -> str:
-        return _git(root, *arguments, check=False).decode(errors="replace").strip()
+    def told(*arguments: str) -> str:
+        try:
+            return ask(root, *arguments).decode(errors="replace").strip()
+        except FailedPrecondition:
+            return ""
 
-    branch = ask("symbolic-ref", "--quiet", "--short", "HEAD")
-    remote = ask("config", f"branch.{branch}.remote") if branch else ""
-    url = ask("remote", "get-url", remote or "origin")
+    branch = told("symbolic-ref", "--quiet", "--short", "HEAD")
+    remote = told("config", f"branch.{branch}.remote") if branch else ""
+    # Nothing is fetched for it, as the search for renamed files would in a partial clone.
+    changes = told("status", "--porcelain", "--no-renames", "-z")
     return Checkout(
-        commit=ask("rev-parse", "--verify", "--quiet", "HEAD"),
-        remote=without_credentials(url),
+        commit=told("rev-parse", "--verify", "--quiet", "HEAD"),
+        remote=without_credentials(told("remote", "get-url", remote or "origin")),
         branch=branch,
-        dirty=bool(_git(root, "status", "--porcelain", "-z", check=False)),
+        dirty=bool(changes),
     )
-
-
-def list_files(root: Path) -> list[bytes]:
-    """List what belongs to a checkout: tracked and untracked files, not those that .gitignore names.
-
-    Submodules that are checked out, and repositories that lie inside, are listed with their files.
-    Files that are deleted but not yet committed are listed too.
-    """
-    return list(_list_files(root, b""))
-
-
-def _list_files(root: Path, prefix: bytes) -> Iterator[bytes]:
-    listed = _git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    for name in set(listed.split(b"\0")) - {b""}:
-        inner = Path(os.fsdecode(os.fsencode(root) + b"/" + name.rstrip(b"/")))
-        if inner.is_dir() and not inner.is_symlink():
-            if (inner / ".git").exists():
-                yield from _list_files(inner, prefix + name.rstrip(b"/") + b"/")
-        else:
-            yield prefix + name
 
 
 def without_credentials(url: str) -> str:
@@ -86,21 +141,3 @@ def without_credentials(url: str) -> str:
     if parts.scheme.endswith("ssh") and parts.username:
         host = f"{parts.username}@{host}"
     return urlunsplit(parts._replace(netloc=host))
-
-
-def _git(folder: Path, *arguments: str, check: bool = True) -> bytes:
-    # Variables such as GIT_DIR, set inside hooks, would name another repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(
-        [*_GIT, *arguments],
-        cwd=folder,
-        env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode and check:
-        problem = done.stderr.decode(errors="replace").strip()
-        raise FailedPrecondition(f"git {arguments[0]} in {folder} failed: {problem}", reason="GIT_FAILED")
-    return b"" if done.returncode else done.stdout

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from towline.capture import environment
 from towline.capture.entrypoint import Entrypoint, Program, entrypoint_of, job_name, parse_command
 from towline.capture.environment import Environment
+from towline.capture.locks import LockFile, read_lock
 from towline.capture.roots import Root, root_of_command
 from towline.capture.source import Snapshot, take_snapshot
 from towline.errors import InvalidArgument
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from towline.client import AsyncClient, Progress
     from towline.v1 import jobs_pb2
 
-__all__ = ["Captured", "capture_command", "capture_program", "create_job"]
+__all__ = ["Captured", "capture_command", "capture_program", "create_job", "interpreter_path"]
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,27 @@ class Captured:
         """The source tree, as a tar archive."""
         return self.snapshot.archive
 
+    @property
+    def wheels(self) -> tuple[Path, ...]:
+        """Files that the registry must have besides the archive."""
+        return tuple(wheel.path for wheel in self.environment.wheels)
+
     def spec(self, digest: str) -> "jobs_pb2.JobSpec":
         """Give the content of the job version.
 
         Args:
             digest: Of the archive, as its upload gives it.
         """
-        from towline.v1 import jobs_pb2  # noqa: PLC0415 - protobuf is loaded at the end of a recording
+        # protobuf is loaded at the end of a recording
+        from towline.capture import environment_messages  # noqa: PLC0415
+        from towline.v1 import jobs_pb2  # noqa: PLC0415
 
         checkout = self.snapshot.checkout
         return jobs_pb2.JobSpec(
             code=jobs_pb2.CodeSource(digest=digest, size_bytes=self.snapshot.size_bytes),
             entrypoint=self.entrypoint.command,
             working_dir=self.entrypoint.working_dir,
-            python=jobs_pb2.PythonEnvironment(
-                version=self.environment.version,
-                requirements=self.environment.requirements,
-                extra_index_urls=self.environment.extra_index_urls,
-            ),
+            python=environment_messages.python(self.environment),
             config_json=self.config_json,
             provenance=jobs_pb2.Provenance(
                 git_commit=checkout.commit,
@@ -67,12 +71,14 @@ class Captured:
                 git_branch=checkout.branch,
                 git_dirty=checkout.dirty,
                 platform=self.environment.platform,
+                system=environment_messages.system(self.environment.system),
             ),
         )
 
     def close(self) -> None:
-        """Remove the snapshot from this machine."""
+        """Remove the snapshot and the wheels from this machine."""
         self.archive.unlink(missing_ok=True)
+        self.environment.close()
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +89,9 @@ class Captured:
         self.close()
 
 
-def capture_command(argv: Sequence[str], cwd: Path, *, config_json: str = "{}") -> Captured:
+def capture_command(
+    argv: Sequence[str], cwd: Path, *, config_json: str = "{}", lock: LockFile | None = None
+) -> Captured:
     """Capture a Python program without running it.
 
     The interpreter is the one the command names; it may live in another environment than this one. See
@@ -93,6 +101,7 @@ def capture_command(argv: Sequence[str], cwd: Path, *, config_json: str = "{}") 
         argv: As a person types it: ["python", "train.py", "--lr", "0.1"].
         cwd: Where it would be started.
         config_json: Default parameters of the job: the text of a JSON object.
+        lock: The project's own lock, in place of what is installed.
 
     Raises:
         InvalidArgument: No such interpreter or script, no Python program at all, or see `capture_program`
@@ -101,14 +110,20 @@ def capture_command(argv: Sequence[str], cwd: Path, *, config_json: str = "{}") 
         OSError: See `take_snapshot`.
     """
     named, program = parse_command(argv, cwd)
-    interpreter = shutil.which(named) if "/" not in named else str(cwd / named)
-    if interpreter is None:
-        raise InvalidArgument.field("command", f"{named} is not on the PATH")
+    interpreter = interpreter_path(named, cwd)
 
     def describe() -> Mapping[str, Any]:
-        return environment.ask(Path(interpreter), cwd)
+        return environment.ask(interpreter, cwd)
 
-    return capture_program(program, root_of_command(program), describe, config_json=config_json)
+    return capture_program(program, root_of_command(program), describe, config_json=config_json, lock=lock)
+
+
+def interpreter_path(named: str, cwd: Path) -> Path:
+    """Find an interpreter that a command names; InvalidArgument where there is none."""
+    found = shutil.which(named) if "/" not in named else str(cwd / named)
+    if found is None:
+        raise InvalidArgument.field("command", f"{named} is not on the PATH")
+    return Path(found)
 
 
 def capture_program(
@@ -118,8 +133,9 @@ def capture_program(
     *,
     config_json: str,
     excluded: Sequence[Path] = (),
+    lock: LockFile | None = None,
 ) -> Captured:
-    """Capture a program: its source tree first, as that may change.
+    """Capture a program: its source tree, and what is installed for it.
 
     Args:
         program: Script or module.
@@ -127,17 +143,21 @@ def capture_program(
         describe: Tells about its interpreter; see `environment.ask`.
         config_json: Default parameters: the text of a JSON object.
         excluded: Folders that are no source.
+        lock: The project's own lock, in place of what is installed.
 
     Raises:
-        InvalidArgument: The script lies outside of its source tree, or is left out of the snapshot.
+        InvalidArgument: The script lies outside of its source tree, or is left out of the snapshot; or see
+            `read_lock`.
         FailedPrecondition: See `take_snapshot`.
         OSError: See `take_snapshot`.
     """
     entrypoint = entrypoint_of(program, root.folder)
-    snapshot = take_snapshot(root.folder, checkout=root.checkout, excluded=excluded)
+    asked = read_lock(lock, root.folder) if lock else None
+    inspection = environment.inspect(describe(), root.folder, asked)
+    snapshot = take_snapshot(root.folder, checkout=root.checkout, excluded=excluded, extra=inspection.added)
     try:
         _check_included(program, snapshot)
-        found = environment.environment_of(describe(), root.folder)
+        found = inspection.environment(snapshot.paths)
     except BaseException:
         snapshot.archive.unlink()
         raise
@@ -179,10 +199,12 @@ async def create_job(
         progress: Called with the bytes uploaded and the bytes in all.
 
     Returns:
-        The version; `created` is false where the newest one already had this content.
+        The version; `created` is false where one already had this content.
 
     Raises:
         TowlineError: What the registry answered, or Unavailable.
     """
+    for wheel in captured.wheels:
+        await client.blobs.upload(wheel)
     digest = await client.blobs.upload(captured.archive, progress)
     return await client.jobs.create_version(job or captured.job, captured.spec(digest), author=author)

@@ -30,7 +30,8 @@ class Root(NamedTuple):
 def root_of_command(program: Program) -> Root:
     """Give the source tree of a program that somebody asks for: what they stand in, and nothing beyond.
 
-    It is the git checkout that the working directory lies in, else the working directory.
+    It is the git checkout that the working directory lies in, readable or not, else the working directory; a
+    checkout that is a person's whole folder is none.
 
     Raises:
         InvalidArgument: The script is an installed command, or the tree would be a system's or a person's
@@ -58,13 +59,19 @@ def root_of_running(program: Program) -> Root:
         raise InvalidArgument.field(
             "command", f"{folder} is no folder, or not there any more; start the script in its source tree"
         )
-    together = around.checkout and folder.is_relative_to(around.folder.resolve())
+    project = around.checkout or around.folder == git.repository_around(program.cwd)
+    together = project and folder.is_relative_to(around.folder.resolve())
     return _checked(around if together else _around(folder))
 
 
 def _around(folder: Path) -> Root:
     checkout = git.checkout_of(folder)
-    return Root(checkout, checkout=True) if checkout else Root(folder, checkout=False)
+    # Without git, or with a repository that it cannot read, a project is where it was.
+    around = checkout or git.repository_around(folder)
+    # People keep their whole home in git, for a few files of it.
+    if around is None or _is_whole(around.resolve()):
+        return Root(folder, checkout=False)
+    return Root(around, checkout=checkout is not None)
 
 
 def _check_script(program: Program) -> None:
@@ -79,9 +86,7 @@ def _check_script(program: Program) -> None:
 
 def _checked(root: Root) -> Root:
     folder = root.folder.resolve()
-    whole = folder in (Path("/"), Path(os.path.expanduser("~")).resolve())  # noqa: PTH111 - never raises
-    system = any(folder.is_relative_to(each) for each in _SYSTEM)
-    if whole or system or (not root.checkout and str(folder) in _SHARED):
+    if _is_whole(folder) or (not root.checkout and str(folder) in _SHARED):
         raise InvalidArgument.field(
             "command",
             f"the source tree would be the whole of {folder}; put the program into a folder of its own",
@@ -92,3 +97,9 @@ def _checked(root: Root) -> Root:
             f"the source tree {folder} is a data folder of Towline; put the program into a folder of its own",
         )
     return root
+
+
+def _is_whole(folder: Path) -> bool:
+    """Say whether a folder is a machine's, a person's or a system's."""
+    home = Path(os.path.expanduser("~")).resolve()  # noqa: PTH111 - never raises
+    return folder in (Path("/"), home) or any(folder.is_relative_to(each) for each in _SYSTEM)

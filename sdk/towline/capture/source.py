@@ -1,22 +1,26 @@
 """Snapshots of source trees."""
 
-import tarfile
+import errno
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from types import MappingProxyType
+from typing import IO, Final
 
-from towline.capture import git
+from towline.capture import git, sizes
+from towline.capture.archive import Archive, Outcome
 from towline.capture.git import Checkout
-from towline.capture.tree import Entry, list_tree
+from towline.capture.ignore import IGNORE_FILE
+from towline.capture.tree import Entry, Tree, list_tree
 from towline.errors import FailedPrecondition
 
 __all__ = ["Snapshot", "take_snapshot"]
 
-# Files up to this size are read whole, so that one that changes meanwhile is still one piece.
-_WHOLE: Final = 8 * 1024 * 1024
+# Of an archive: header and padding of a member, and what else goes onto a disk meanwhile.
+_MEMBER_BYTES: Final = 1536
+_SPARE_BYTES: Final = 16 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -38,69 +42,109 @@ class Snapshot:
     """Lines for people."""
 
 
-def take_snapshot(root: Path, *, checkout: bool, excluded: Sequence[Path] = ()) -> Snapshot:
+def take_snapshot(
+    root: Path,
+    *,
+    checkout: bool,
+    excluded: Sequence[Path] = (),
+    extra: Mapping[str, Path] = MappingProxyType({}),
+) -> Snapshot:
     """Archive a source tree as it is now: equal trees give equal bytes.
 
-    Members are in the order of their paths, owned by nobody, from the year 1970, with mode 644 or 755.
-    See `list_tree` for the arguments, and for what is left out.
+    A file that cannot be read, or does not hold still, is left out with a warning.
+
+    Args:
+        root: See `list_tree`, as for `checkout` and `excluded`.
+        checkout: See there.
+        excluded: See there.
+        extra: Further folders, each with the path it gets in the archive, relative and "/"-separated; it goes
+            over what the tree has there. The same is left out of them, by their own ignore files.
 
     Raises:
-        FailedPrecondition: It is too large (SOURCE_TOO_LARGE), or changes while it is read (SOURCE_CHANGED).
-        OSError: A file cannot be read, or the temporary file cannot be written.
+        FailedPrecondition: See `list_tree`; or it is larger than agents take (SOURCE_TOO_LARGE), or than the
+            disk for temporary files has room for (NO_SPACE).
+        OSError: The temporary file cannot be written.
     """
     tree = list_tree(root, checkout=checkout, excluded=excluded)
-    state = git.provenance(root) if checkout else Checkout()
-    taken: set[str] = set()
+    for path, folder in extra.items():
+        tree.graft(path, _list_extra(folder, excluded), folder)
+    sizes.check([(entry.path, entry.size_bytes) for entry in tree.entries])
+    _check_space(tree.entries)
     with tempfile.NamedTemporaryFile(prefix="towline-source-", suffix=".tar", delete=False) as file:
         archive = Path(file.name)
         try:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for entry in tree.entries:
-                    if _add(tar, root, entry):
-                        taken.add(entry.path)
-        except BaseException:
+            taken, size_bytes = _write(tree, file)
+        except BaseException as error:
             archive.unlink()
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise _no_space(tree.entries) from error
             raise
+    # Last, for it takes its time, in which the tree may change.
+    state = git.provenance(root) if checkout else Checkout()
     return Snapshot(
         root,
         archive,
-        archive.stat().st_size,
-        paths=frozenset(taken),
+        size_bytes,
+        paths=taken,
         left_out=tree.left_out,
         checkout=state,
         warnings=tuple(tree.warnings),
     )
 
 
-def _add(tar: tarfile.TarFile, root: Path, entry: Entry) -> bool:
-    """Add one entry; False if it was deleted meanwhile."""
-    member = tarfile.TarInfo(entry.path)
-    member.mode = 0o755 if entry.executable else 0o644
-    if entry.target:
-        member.type, member.linkname = tarfile.SYMTYPE, entry.target
-        tar.addfile(member)
-        return True
-    try:
-        with (root / entry.path).open("rb") as file:
-            _add_file(tar, member, file, entry.size_bytes)
-    except FileNotFoundError:
-        return False
-    return True
+def _write(tree: Tree, target: IO[bytes]) -> tuple[frozenset[str], int]:
+    """Write the archive; the tree gets what is to be said about it."""
+    archive = Archive(target)
+    found: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    unreadable = []
+    for entry in tree.entries:
+        if entry.target:
+            archive.add_link(entry.path, entry.target)
+            found[Outcome.TAKEN].append(entry.path)
+            continue
+        try:
+            found[archive.add_file(entry.path, entry.place)].append(entry.path)
+        except OSError as error:
+            if error.filename is None:  # the temporary file's
+                raise
+            unreadable.append(entry.path)
+    tree.leave_out(unreadable, "it cannot be read", "left out files that cannot be read")
+    tree.leave_out(found[Outcome.GONE], "it is not there any more", "left out files that went away meanwhile")
+    tree.leave_out(
+        found[Outcome.UNSTEADY],
+        "it was written to each time it was read",
+        "left out files that do not hold still",
+    )
+    tree.warn("written to while the snapshot was taken", found[Outcome.CHANGED])
+    tree.warn(
+        "pointers of Git LFS, not what they point at (git lfs pull brings that)", found[Outcome.POINTER]
+    )
+    taken = (Outcome.TAKEN, Outcome.POINTER, Outcome.CHANGED)
+    return frozenset(path for outcome in taken for path in found[outcome]), archive.end()
 
 
-def _add_file(tar: tarfile.TarFile, member: tarfile.TarInfo, file: BinaryIO, size_bytes: int) -> None:
-    content = file
-    if size_bytes <= _WHOLE:
-        data = file.read(_WHOLE)
-        content, size_bytes = BytesIO(data), len(data)
-    member.size = size_bytes
-    try:
-        tar.addfile(member, content)
-    except OSError as error:
-        if error.errno is not None:  # a real one; tarfile's own says that the file is shorter than it was
-            raise
-        raise FailedPrecondition(
-            f"{member.name} changed while the snapshot was taken; leave it out with .towlineignore if it is "
-            "no source",
-            reason="SOURCE_CHANGED",
-        ) from error
+def _list_extra(folder: Path, excluded: Sequence[Path]) -> Tree:
+    if git.checkout_of(folder) and (tree := list_tree(folder, checkout=True, excluded=excluded)).entries:
+        return tree
+    # No checkout, or a folder of one that its .gitignore names.
+    return list_tree(folder, checkout=False, excluded=excluded)
+
+
+def _check_space(entries: Sequence[Entry]) -> None:
+    if _needed(entries) + _SPARE_BYTES > shutil.disk_usage(tempfile.gettempdir()).free:
+        raise _no_space(entries)
+
+
+def _no_space(entries: Sequence[Entry]) -> FailedPrecondition:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    return FailedPrecondition(
+        f"the snapshot takes {_needed(entries) / 1024**2:,.0f} MiB in {folder}, which has room for "
+        f"{free / 1024**2:,.0f} MiB; set TMPDIR to a folder with more, or leave out what is no source with "
+        f"{IGNORE_FILE}",
+        reason="NO_SPACE",
+    )
+
+
+def _needed(entries: Sequence[Entry]) -> int:
+    return sum(entry.stored_bytes + _MEMBER_BYTES for entry in entries)

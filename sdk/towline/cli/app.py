@@ -7,7 +7,23 @@ from typing import Annotated
 import typer
 
 from towline import __version__
-from towline.cli import agents, exit_codes, failures, jobs, output, queues, runs, stack, submit
+from towline.cli import (
+    agents,
+    artifact_records,
+    artifacts,
+    exit_codes,
+    failures,
+    job_diffs,
+    job_imports,
+    job_versions,
+    jobs,
+    output,
+    queues,
+    runs,
+    stack,
+    submit,
+    tracking,
+)
 from towline.errors import Internal, TowlineError
 
 __all__ = ["app", "run"]
@@ -24,11 +40,25 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
+jobs.app.command()(job_diffs.diff)
+jobs.app.command("import-wandb")(job_imports.import_wandb)
+jobs.app.command()(job_versions.alias)
+jobs.app.command()(job_versions.delete)
+jobs.app.command()(job_versions.retention)
 app.add_typer(jobs.app, name="job")
 app.add_typer(queues.app, name="queue")
 app.command()(submit.submit)
 app.command()(submit.launch)
+app.command()(tracking.track)
+app.command()(tracking.sync)
 app.add_typer(runs.app, name="run")
+artifacts.app.command("list")(artifact_records.list_artifacts)
+artifacts.app.command()(artifact_records.show)
+artifacts.app.command()(artifact_records.lineage)
+artifacts.app.command()(artifact_records.alias)
+artifacts.app.command()(artifact_records.delete)
+artifacts.app.command()(artifact_records.retention)
+app.add_typer(artifacts.app, name="artifact")
 app.add_typer(agents.app, name="agent")
 
 

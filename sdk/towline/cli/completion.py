@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from towline.client import Client
-    from towline.v1 import jobs_pb2
+    from towline.v1 import artifacts_pb2, jobs_pb2
 
-__all__ = ["PRIORITIES", "agents", "jobs", "priorities", "queues", "runs"]
+__all__ = ["PRIORITIES", "agents", "artifacts", "jobs", "priorities", "queues", "runs"]
 
 PRIORITIES: Final = ("critical", "high", "medium", "low")
 
@@ -44,6 +44,14 @@ def jobs(incomplete: str) -> list[str]:
     return _matching(incomplete, lambda client: client.jobs.versions(job), _version_and_aliases)
 
 
+def artifacts(incomplete: str) -> list[str]:
+    """Complete the name of an artifact, or after a colon its versions and aliases."""
+    artifact, colon, _ = incomplete.partition(":")
+    if not colon:
+        return _matching(incomplete, lambda client: client.artifacts.list(), _own_name)
+    return _matching(incomplete, lambda client: client.artifacts.versions(artifact), _version_and_aliases)
+
+
 def runs(incomplete: str) -> list[str]:
     """Complete the id of a run; the newest ones only."""
     return _matching(incomplete, lambda client: client.runs.list(), _own_name)
@@ -58,7 +66,7 @@ def _own_name(resource: "_Named") -> list[str]:
     return [resource.name]
 
 
-def _version_and_aliases(version: "jobs_pb2.JobVersion") -> list[str]:
+def _version_and_aliases(version: "jobs_pb2.JobVersion | artifacts_pb2.ArtifactVersion") -> list[str]:
     parent = version.name.rpartition("/")[0]
     return [version.name, *(f"{parent}/{alias}" for alias in version.aliases)]
 

@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     RUN_NOT_SUCCEEDED = 1
+    DIFFERENT = 1
     BAD_INPUT = 2
     UNAVAILABLE = 3
     CONFLICT = 4
@@ -21,8 +22,9 @@ class ExitCode(IntEnum):
 
 
 MEANING: Final = {
-    ExitCode.OK: "done; with --follow and wait: the run succeeded",
-    ExitCode.RUN_NOT_SUCCEEDED: "with --follow and wait: the run failed or was cancelled",
+    ExitCode.OK: "done; with --follow and wait: the run succeeded; job diff: nothing differs",
+    ExitCode.RUN_NOT_SUCCEEDED: "with --follow and wait: the run failed or was cancelled; "
+    "job diff: the versions differ",
     ExitCode.BAD_INPUT: "the command line is wrong, or names something that does not exist",
     ExitCode.UNAVAILABLE: "a service cannot be reached, is overloaded or did not answer in time",
     ExitCode.CONFLICT: "the state of things forbids it: exists already, not empty, changed meanwhile",

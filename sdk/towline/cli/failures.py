@@ -13,14 +13,15 @@ from towline.names import short
 __all__ = ["as_text", "show", "show_usage"]
 
 # Which errors are about a resource: in others "runs/a" may well be a file.
-_REASONS: Final = re.compile(r"(JOB|QUEUE|RUN|AGENT|ARTIFACT)_.*|NO_OUTPUTS")
-_FIELDS: Final = re.compile(r"(.+\.)?(name|job|queue|run|agent|artifact)")
+_REASONS: Final = re.compile(r"(JOB|QUEUE|RUN|AGENT|ARTIFACT)_.*|NO_OUTPUTS|ALIAS_MOVED|IN_USE")
+_FIELDS: Final = re.compile(r"(.+\.)?(name|job|queue|run|agent|artifact|expected)")
 _KIND: Final = r"(?<![\w/.-])(job|queue|run|agent|artifact)s/"
 _WORD: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?"
 _FORM: Final = re.compile(rf"; write {_KIND}\S*\{{.*?\}} \(([^()]*)\)")
 _QUOTED: Final = re.compile(rf"'{_KIND}([^']*)'")
 _NAME: Final = re.compile(rf"(?:\b(?:job|queue|run|agent|artifact) )?{_KIND}{_WORD}(?:/versions/{_WORD})?")
 _LIMIT: Final = re.compile(r"^run\.limits\.max_(wait|runtime): ")
+_INPUT: Final = re.compile(r"(^|; )run\.inputs\[([^\]]*)\]: ")
 _FIELD: Final = re.compile(
     r"^(?:run\.)?(?:job|queue): (?=there is no |\w+ '[^']*' (?:does not exist|has no ))"
 )
@@ -29,6 +30,7 @@ _FIELD: Final = re.compile(
 _HEADLINES: Final = {
     "INVALID_CONFIG": "the parameters do not fit the job:",
     "INVALID_VARIABLE": "the template variables do not fit the queue:",
+    "INVALID_SPEC": "the job is wrong:",
     "INVALID_TEMPLATE": "the queue's template is wrong:",
 }
 
@@ -38,6 +40,8 @@ def as_text(error: TowlineError) -> str:
     if error.reason not in _HEADLINES or not error.metadata:
         if _LIMIT.match(error.message):
             return _LIMIT.sub(r"--max-\1: ", error.message)
+        if _INPUT.search(error.message):
+            return _as_typed(_INPUT.sub(r"\1--input \2: ", error.message))
         about_names = _REASONS.fullmatch(error.reason) or _FIELDS.fullmatch(error.metadata.get("field", ""))
         return _as_typed(error.message) if about_names else error.message
     violations = [f"{path}: {problem}" for path, problem in error.metadata.items()]
@@ -51,7 +55,7 @@ def as_text(error: TowlineError) -> str:
 def _as_typed(message: str) -> str:
     """Write names as people type them: "job 'a:v0'" for "jobs/a/versions/v0"."""
     message = _FORM.sub(r" (\2)", message)
-    message = _QUOTED.sub(r"'\2'", message)
+    message = _QUOTED.sub(lambda found: f"'{found[2].replace('/versions/', ':')}'", message)
     message = _NAME.sub(lambda found: f"{found[1]} {short(found[0].split()[-1])!r}", message)
     return _FIELD.sub("", message)
 

@@ -26,6 +26,13 @@ _Python = Annotated[str, typer.Option(metavar="VERSION", help="Such as 3.11.")]
 _Requirements = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Requirements, one a line, as for pip.")
 ]
+_Schema = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSON Schema of the parameters, as JSON or YAML; by default their types are taken as they are.",
+    ),
+]
 _Aliases = Annotated[
     list[str] | None, typer.Option("--alias", help="Alias for the version, besides latest. May be repeated.")
 ]
@@ -78,8 +85,20 @@ def code(
     command: _Command,
     name: _Name = "",
     config: _Config = None,
+    schema: _Schema = None,
+    config_files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config-file",
+            metavar="KEY=FILE",
+            help="File in JSON or YAML that is the parameter KEY; a run finds its own content there. "
+            "May be repeated.",
+        ),
+    ] = None,
     python: Annotated[str, typer.Option(metavar="VERSION", help="By default this environment's.")] = "",
     requirements: _Requirements = None,
+    lock: options.Lock = None,
+    extras: options.Extras = None,
     aliases: _Aliases = None,
     json: options.Json = False,
 ) -> None:
@@ -87,9 +106,17 @@ def code(
     from towline.cli import recording
 
     with output.working("recording"):
-        made = recording.from_folder(
-            command, name, recording.Given(config, python, requirements, aliases or ())
+        given = recording.Given(
+            config,
+            python,
+            requirements,
+            aliases or (),
+            schema=schema,
+            config_files=config_files or (),
+            lock=lock,
+            extras=extras or (),
         )
+        made = recording.from_folder(command, name, given)
     _tell(made, as_json=json)
 
 
@@ -99,20 +126,30 @@ def git(
     command: _Command,
     name: _Name,
     commit: Annotated[str, typer.Option("--commit", metavar="REF", help="Commit, branch or tag.")] = "HEAD",
-    subfolder: Annotated[str, typer.Option(help="Folder that becomes the root of the source.")] = "",
+    subfolder: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder that becomes the root of the source.")
+    ] = "",
+    patch: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What goes over the commit, as git diff --binary writes it."),
+    ] = None,
     config: _Config = None,
+    schema: _Schema = None,
     python: _Python = "3.11",
     requirements: _Requirements = None,
     aliases: _Aliases = None,
     json: options.Json = False,
 ) -> None:
     """Make a job of a commit that agents fetch themselves."""
-    from towline.cli import recording
+    from towline.cli import job_sources
+    from towline.cli.recording import Given
     from towline.v1 import jobs_pb2
 
-    source = jobs_pb2.GitSource(remote=remote, commit=recording.resolve(remote, commit), subfolder=subfolder)
-    given = recording.Given(config, python, requirements, aliases or ())
-    _tell(recording.from_git(source, command, name, given), as_json=json)
+    source = jobs_pb2.GitSource(remote=remote, commit=commit, subfolder=subfolder)
+    given = Given(config, python, requirements, aliases or (), schema=schema)
+    with output.working("asking the repository"):
+        made = job_sources.from_git(source, patch, command, name, given)
+    _tell(made, as_json=json)
 
 
 @_create.command()
@@ -123,15 +160,22 @@ def image(
         list[str] | None,
         typer.Argument(metavar="COMMAND", help="After --; by default the image's own.", show_default=False),
     ] = None,
+    resolve: Annotated[
+        bool, typer.Option("--resolve/--no-resolve", help="Keep the digest that a tag has now, or the tag.")
+    ] = True,
     config: _Config = None,
+    schema: _Schema = None,
     aliases: _Aliases = None,
     json: options.Json = False,
 ) -> None:
     """Make a job of a container image."""
-    from towline.cli import recording
+    from towline.cli import job_sources
+    from towline.cli.recording import Given
 
-    given = recording.Given(config, "", None, aliases or ())
-    _tell(recording.from_image(reference, command or (), name, given), as_json=json)
+    given = Given(config, "", None, aliases or (), schema=schema)
+    with output.working("asking the image's registry"):
+        made = job_sources.from_image(reference, command or (), name, given, resolve=resolve)
+    _tell(made, as_json=json)
 
 
 def _tell(made: "jobs_pb2.CreateJobVersionResponse", *, as_json: bool) -> None:

@@ -12,13 +12,16 @@ __all__ = [
     "MOST_RUNS",
     "AgentFolder",
     "AgentName",
+    "ArtifactName",
     "ByAuthor",
     "DataDir",
     "DisplayName",
+    "Extras",
     "Follow",
     "InStates",
     "JobName",
     "Json",
+    "Lock",
     "MaxRuntime",
     "MaxWait",
     "OfJob",
@@ -123,6 +126,14 @@ JobName: TypeAlias = Annotated[
         metavar="JOB[:ALIAS]", help="Job, by default its latest version.", autocompletion=completion.jobs
     ),
 ]
+ArtifactName: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="ARTIFACT[:ALIAS]",
+        help="Artifact, by default its latest version.",
+        autocompletion=completion.artifacts,
+    ),
+]
 AgentName: TypeAlias = Annotated[
     str, typer.Argument(metavar="AGENT", help="Name of the agent.", autocompletion=completion.agents)
 ]
@@ -170,4 +181,16 @@ MaxWait: TypeAlias = Annotated[
     typer.Option(
         "--max-wait", metavar="TIME", parser=given, help="Give up a run that waits longer, such as 30m."
     ),
+]
+Lock: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        parser=_folder,
+        help="Lock of the project that goes in place of what is installed, such as uv.lock.",
+    ),
+]
+Extras: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--extra", metavar="NAME", help="Extra or group of a uv.lock to install. May be repeated."),
 ]

@@ -1,6 +1,7 @@
 """Pages of facts and lines about runs, jobs, queues and agents, for people."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -110,6 +111,7 @@ def run(run: runs_pb2.Run, holder: fleet_pb2.Agent | None = None) -> Table:
         ("retries", words.retries(run)),
         ("labels", ", ".join(f"{key}={value}" for key, value in sorted(run.labels.items()))),
         ("config", _object(run.config_json)),
+        ("inputs", "\n".join(f"{one.name}: {short(one.artifact)}" for one in run.inputs)),
         ("variables", "\n".join(f"{name}: {value}" for name, value in sorted(run.variables.items()))),
     ]
     phases = words.phases(run, now)
@@ -122,6 +124,8 @@ def run(run: runs_pb2.Run, holder: fleet_pb2.Agent | None = None) -> Table:
         rows.append(("failure", "\n".join(line[2:] for line in failure(run.failure, logs_shown=False))))
     if run.outputs:
         rows.append(("outputs", f"{short(run.outputs)} (towline run outputs {short(run.name)} --to DIR)"))
+    rows.append(("summary", _object(run.summary_json)))
+    rows.append(("logged", "\n".join(map(short, run.logged_artifacts))))
     return facts(rows)
 
 
@@ -203,14 +207,21 @@ def job_version(version: jobs_pb2.JobVersion, others: Sequence[jobs_pb2.JobVersi
                 f"{words.moment(version.create_time)}{f' by {version.author}' if version.author else ''}",
             ),
             ("source", _source(spec)),
-            ("command", " ".join(spec.entrypoint)),
+            ("command", _command(spec.entrypoint)),
             ("folder", spec.working_dir),
             ("Python", spec.python.version),
             ("requirements", _shortened(requirements)),
+            ("wheels", _shortened([wheel.filename for wheel in spec.python.wheels])),
+            ("editable", ", ".join(spec.python.editables)),
+            ("lock", " ".join((spec.python.lock.path, *spec.python.lock.extras))),
             ("defaults", _object(spec.config_json)),
+            ("config files", "\n".join(f"{file.path} is {file.key}" for file in spec.config_files)),
+            ("inputs", "\n".join(f"{one.name}: {short(one.artifact)}" for one in spec.inputs)),
+            ("results", _results(provenance.result_schema_json)),
             ("recorded at", commit if provenance.git_commit else ""),
             ("remote", provenance.git_remote),
             ("platform", provenance.platform),
+            ("machine", _machine(provenance.system)),
             ("digest", version.digest),
             (
                 "versions",
@@ -218,6 +229,28 @@ def job_version(version: jobs_pb2.JobVersion, others: Sequence[jobs_pb2.JobVersi
             ),
         ]
     )
+
+
+def _command(words: Sequence[str]) -> str:
+    """Write a command as people know it, without what of Towline's own starts it."""
+    own = len(words) > 2 and words[1] == "-m" and words[2].startswith("towline.runtime.") and "--" in words
+    return " ".join(words[list(words).index("--") + 1 :] if own else words)
+
+
+def _results(schema_json: str) -> str:
+    """Write the results that a recorded run had, with their types."""
+    properties = json.loads(schema_json).get("properties", {}) if schema_json else {}
+    return ", ".join(
+        f"{name} ({kind['type']})" if "type" in kind else name for name, kind in properties.items()
+    )
+
+
+def _machine(system: jobs_pb2.SystemFacts) -> str:
+    gpus = ", ".join(
+        f"{count} x {name}" if count > 1 else name for name, count in Counter(system.gpus).items()
+    )
+    driver = f"driver {system.driver_version}, CUDA {system.cuda_version}" if system.driver_version else ""
+    return ", ".join(filter(None, (system.os, gpus, driver)))
 
 
 def _shortened(requirements: Sequence[str]) -> str:
@@ -237,9 +270,11 @@ def _source(spec: jobs_pb2.JobSpec) -> str:
             return f"code snapshot, {words.size(spec.code.size_bytes)}"
         case "git":
             below = f", folder {spec.git.subfolder}" if spec.git.subfolder else ""
-            return f"git {spec.git.remote} at {spec.git.commit}{below}"
+            patched = f", with patch {spec.git.patch_digest}" if spec.git.patch_digest else ""
+            return f"git {spec.git.remote} at {spec.git.commit}{below}{patched}"
         case "image":
-            return f"image {spec.image.reference}"
+            was = f" (which was {spec.image.requested})" if spec.image.requested else ""
+            return f"image {spec.image.reference}{was}"
         case _:
             return ""
 

@@ -1,41 +1,27 @@
 """Versions of jobs made from what people wrote."""
 
 import json
-import os
-import re
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import SplitResult, urlsplit
 
-from towline.capture import capture_command
+from towline.capture import capture_command, config_files, results
+from towline.capture.locks import LockFile
 from towline.cli import yaml_files
 from towline.cli.connection import connect
 from towline.cli.submission import author
+from towline.cli.values import pairs
 from towline.client import shorthand
-from towline.errors import InvalidArgument, NotFound, Unavailable
+from towline.errors import InvalidArgument, NotFound
 from towline.v1 import jobs_pb2
 
 if TYPE_CHECKING:
+    from towline.capture.source import Snapshot
     from towline.client import Client
 
-__all__ = ["Given", "from_folder", "from_git", "from_image", "resolve"]
-
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_GIT_TIMEOUT_S: Final = 60
-_REMOTE_SCHEMES: Final = ("https", "ssh", "http", "git")
-# git@host:path, as ssh takes it.
-_SCP_LIKE: Final = re.compile(r"([^@/:\s]+@)?[A-Za-z0-9][^@/:\s]*:(?!//)[^@\s]+")
-# How git and its transports say that nobody answers, and that who answers has no such repository for us.
-_NOBODY: Final = re.compile(r"resolve host|look up|name or service", re.IGNORECASE)
-_NO_REPOSITORY: Final = re.compile(
-    r"not found|does not exist|not exported|does not appear|could not read (Username|Password)"
-    r"|Authentication failed|Permission denied|error: 40[134]",
-    re.IGNORECASE,
-)
+__all__ = ["Given", "create", "from_folder"]
 
 _OPEN_SCHEMA: Final = '{"type": "object"}'
 
@@ -48,6 +34,25 @@ class Given:
     python: str = ""
     requirements: Path | None = None
     aliases: Sequence[str] = ()
+    schema: Path | None = None
+    """JSON Schema of the parameters."""
+    config_files: Sequence[str] = ()
+    """Files whose content is a parameter, "key=path" each."""
+    lock: Path | None = None
+    """The project's own lock, in place of what is installed."""
+    extras: Sequence[str] = ()
+    """Extras and groups of the lock."""
+
+    @property
+    def lock_file(self) -> LockFile | None:
+        """The lock, as recording takes it; InvalidArgument where it cannot be one."""
+        if self.lock is None:
+            if self.extras:
+                raise InvalidArgument.field("--extra", "goes with the --lock whose extra it is")
+            return None
+        if self.requirements:
+            raise InvalidArgument.field("--lock", "goes in place of --requirements; leave one of them out")
+        return LockFile(self.lock.absolute(), tuple(self.extras))
 
     def put_into(self, spec: jobs_pb2.JobSpec) -> None:
         """Write it into the content of a version.
@@ -57,131 +62,109 @@ class Given:
         """
         if self.config:
             spec.config_json = json.dumps(yaml_files.read_object(self.config, "--config"))
+        if self.schema:
+            spec.input_schema_json = json.dumps(yaml_files.read_object(self.schema, "--schema"))
         if self.python:
             spec.python.version = self.python
         if self.requirements:
-            del spec.python.requirements[:]
+            for recorded in ("requirements", "wheels", "complete"):
+                spec.python.ClearField(recorded)
             spec.python.requirements.extend(_requirements(self.requirements))
 
 
 def from_folder(command: Sequence[str], job: str, given: Given) -> jobs_pb2.CreateJobVersionResponse:
     """Make a version of a command as it would run in the current folder; warnings go to standard error.
 
-    A command that does not run does not tell its parameters. Unless `given` has a file of them, they and
-    their schema are those of the job's newest version; a job that is new takes any.
+    A command that does not run tells neither its parameters nor what it reads. Unless `given` has a file of
+    them, the parameters and their schema are those of the job's newest version, as are the inputs; a job that
+    is new takes any.
 
     Args:
         command: As people type it, such as python train.py.
         job: Its name; empty: made from the script's.
         given: What goes over what was found.
     """
-    with capture_command(command, Path.cwd()) as captured:
+    with capture_command(command, Path.cwd(), lock=given.lock_file) as captured:
         for warning in captured.warnings:
             sys.stderr.write(f"{warning}\n")
         with connect() as client:
             name = shorthand.job(job or captured.job)
-            parameters = jobs_pb2.JobSpec() if given.config else _parameters_of(client, name)
+            known = _known_of(client, name, given, captured.snapshot)
+            for wheel in captured.wheels:
+                client.blobs.upload(wheel)
             spec = captured.spec(client.blobs.upload(captured.archive))
-            spec.MergeFrom(parameters)
+            spec.MergeFrom(known)
             given.put_into(spec)
-            return client.jobs.create_version(name, spec, author=author(), aliases=given.aliases)
+            if given.config_files:
+                _put_config_files(spec, captured.snapshot, given)
+            return create(client, name, spec, given)
 
 
-def _parameters_of(client: "Client", job: str) -> jobs_pb2.JobSpec:
-    """Give the parameters of a job's newest version and their schema, and nothing else."""
+def _known_of(client: "Client", job: str, given: Given, snapshot: "Snapshot") -> jobs_pb2.JobSpec:
+    """Give what a job's newest version tells of parameters and inputs, and nothing else."""
     try:
         newest = client.jobs.get(job).spec
     except NotFound:
-        return jobs_pb2.JobSpec(config_json="{}", input_schema_json=_OPEN_SCHEMA)
-    return jobs_pb2.JobSpec(config_json=newest.config_json, input_schema_json=newest.input_schema_json)
+        open_to_all = jobs_pb2.JobSpec(config_json="{}", input_schema_json=_OPEN_SCHEMA)
+        return jobs_pb2.JobSpec() if given.config else open_to_all
+    known = jobs_pb2.JobSpec(inputs=newest.inputs)
+    if not given.config:
+        known.config_json, known.input_schema_json = newest.config_json, newest.input_schema_json
+        known.config_files.extend(
+            file for file in newest.config_files if file.path in snapshot.paths and not given.config_files
+        )
+    return known
 
 
-def from_git(
-    source: jobs_pb2.GitSource, command: Sequence[str], job: str, given: Given
+def _put_config_files(spec: jobs_pb2.JobSpec, snapshot: "Snapshot", given: Given) -> None:
+    """Make the content of files parameters; InvalidArgument if one cannot be."""
+    named = pairs(given.config_files, "--config-file")
+    files = {key: str(Path.cwd() / path) for key, path in named.items()}
+    config = json.loads(spec.config_json or "{}")
+    # Those of an earlier version are read again.
+    found = config_files.read(
+        files, snapshot, {key: value for key, value in config.items() if key not in files}
+    )
+    if found.problems:
+        raise InvalidArgument.field("--config-file", "; ".join(found.problems))
+    spec.config_json = json.dumps(config | found.contents)
+    spec.config_files.extend(
+        jobs_pb2.ConfigFile(path=path, key=key) for key, path in sorted(found.paths.items())
+    )
+    if spec.input_schema_json and not given.schema:  # the newest version's may not know them
+        schema = results.covering(json.loads(spec.input_schema_json), found.contents)
+        spec.input_schema_json = json.dumps(schema)
+
+
+def create(
+    client: "Client", job: str, spec: jobs_pb2.JobSpec, given: Given
 ) -> jobs_pb2.CreateJobVersionResponse:
-    """Make a version of a commit."""
-    return _make(job, jobs_pb2.JobSpec(git=source, entrypoint=command), given)
-
-
-def from_image(
-    reference: str, command: Sequence[str], job: str, given: Given
-) -> jobs_pb2.CreateJobVersionResponse:
-    """Make a version of an image."""
-    image = jobs_pb2.ImageSource(reference=reference)
-    return _make(job, jobs_pb2.JobSpec(image=image, entrypoint=command), given)
-
-
-def _make(job: str, spec: jobs_pb2.JobSpec, given: Given) -> jobs_pb2.CreateJobVersionResponse:
-    given.put_into(spec)
-    with connect() as client:
-        return client.jobs.create_version(job, spec, author=author(), aliases=given.aliases)
-
-
-def resolve(remote: str, ref: str) -> str:
-    """Give the commit that a ref of a remote repository stands for; a commit stands for itself.
+    """Add a version to a job, in the name of whoever types, with the aliases that were given.
 
     Raises:
-        InvalidArgument: The remote is no URL that agents take, or the repository has no such ref.
-        NotFound: There is no such repository, or git may not read it; reason GIT_REPOSITORY_NOT_FOUND.
-        Unavailable: The repository cannot be asked; reason GIT_FAILED.
+        TowlineError: What the registry answered; fields that options fill are named as these.
     """
-    _check_remote(remote)
-    if _COMMIT.fullmatch(ref):
-        return ref
     try:
-        done = subprocess.run(
-            ["git", "ls-remote", "--", remote, ref, f"{ref}^{{}}"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT_S,
-            env=os.environ | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"},
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise Unavailable(
-            f"git ls-remote {remote}: no answer within {_GIT_TIMEOUT_S} s", reason="GIT_FAILED"
-        ) from None
-    except OSError as error:
-        raise Unavailable(f"git ls-remote {remote}: {error}", reason="GIT_FAILED") from None
-    if done.returncode:
-        # The person's configuration may put credentials into URLs (url.….insteadOf).
-        said = re.sub(r"//[^/@\s]+@", "//", " ".join(done.stderr.split()))
-        problem = said or f"exit code {done.returncode}"
-        if _NO_REPOSITORY.search(said) and not _NOBODY.search(said):
-            raise NotFound(
-                f"there is no repository {remote}, or git may not read it: {problem}",
-                reason="GIT_REPOSITORY_NOT_FOUND",
-            )
-        raise Unavailable(f"git ls-remote {remote}: {problem}", reason="GIT_FAILED")
-    lines = (line.partition("\t") for line in done.stdout.splitlines())
-    found = {name: commit for commit, _, name in lines}
-    # An annotated tag is listed twice; the line with ^{} is the commit it points at.
-    for name in (f"refs/tags/{ref}^{{}}", f"refs/heads/{ref}", f"refs/tags/{ref}", ref):
-        if name in found:
-            return found[name]
-    raise InvalidArgument.field("--commit", f"{remote} has no branch, tag or full commit {ref!r}")
+        return client.jobs.create_version(job, spec, author=author(), aliases=given.aliases)
+    except InvalidArgument as error:
+        options = {}
+        if given.schema:
+            options["spec.input_schema_json"] = f"--schema {given.schema}"
+        if given.config:
+            options["spec.config_json"] = f"--config {given.config}"
+        raise _told(error, options) from None
 
 
-def _check_remote(remote: str) -> None:
-    """Refuse what agents cannot fetch and what holds a secret; no message repeats it."""
-    if _SCP_LIKE.fullmatch(remote) and not remote.startswith("-") and "::" not in remote:
-        return
-    try:
-        parts = urlsplit(remote)
-        _ = parts.port  # raises where it is no number, which is where a token may stand
-    except ValueError:
-        parts = SplitResult("", "", "", "", "")
-    if parts.scheme not in _REMOTE_SCHEMES or not parts.hostname or any(map(str.isspace, remote)):
-        schemes = ", ".join(f"{scheme}://" for scheme in _REMOTE_SCHEMES)
-        raise InvalidArgument.field(
-            "URL", f"this is no URL that agents fetch from; write one of {schemes} or user@host:path"
-        )
-    if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
-        raise InvalidArgument.field(
-            "URL",
-            "user names and passwords in URLs are refused; give the URL without them, agents have their own",
-        )
+def _told(error: InvalidArgument, options: Mapping[str, str]) -> InvalidArgument:
+    """Say of options what an error says of the fields that they fill."""
+
+    def told(text: str) -> str:
+        for field, option in options.items():
+            text = text.replace(f"{field}.", f"{option}: ").replace(field, option)
+        return text
+
+    metadata = {told(key): told(value) for key, value in error.metadata.items()}
+    return InvalidArgument(told(error.message), reason=error.reason, metadata=metadata)
 
 
 def _requirements(file: Path) -> list[str]:

@@ -29,18 +29,23 @@ def list_runs(
     author: options.ByAuthor = None,
     label: options.WithLabels = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most runs to list.")] = 50,
+    summary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help="Show these results, of `run.summary`, too; dots in NAME reach into objects.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """List runs, newest first."""
     from datetime import UTC, datetime
     from itertools import islice
 
-    from rich.text import Text
-
-    from towline.cli import words
+    from towline.cli import run_tables
     from towline.cli.selection import Selection
-    from towline.names import short
 
+    results = run_tables.result_names(summary)
     options.most(limit, "--limit", "say which with --queue, --job, --state, --author or --label")
     selection = Selection(queue, job, state or (), author, label or ())
     with connect() as client:
@@ -49,22 +54,8 @@ def list_runs(
         if not found:
             selection.check_names(client)
     if json:
-        return output.messages(found)
-    now = datetime.now(UTC)
-    return output.table(
-        ("RUN", "STATE", "JOB", "QUEUE", "AGE", "NAME"),
-        (
-            (
-                short(run.name),
-                Text(words.state(run), style=words.state_style(run)),
-                short(run.job_version),
-                short(run.queue),
-                words.ago(run.create_time, now),
-                Text(run.display_name),
-            )
-            for run in found
-        ),
-    )
+        return output.document(run_tables.documents(found, results))
+    return output.table(*run_tables.table(found, results, datetime.now(UTC)))
 
 
 @app.command()
@@ -211,7 +202,7 @@ def outputs(
     if json:
         output.message(version)
     elif to is not None:
-        output.text(f"{version.file_count} files, {words.size(version.size_bytes)}, in {to}")
+        output.text(f"{words.files(version.file_count, version.size_bytes)}, in {to}")
     else:
         output.table(("SIZE", "FILE"), ((words.size(file.size_bytes), file.path) for file in version.files))
 

@@ -28,6 +28,7 @@ class Wishes:
     priority: str | None = None
     name: str = ""
     labels: Sequence[str] = ()
+    inputs: Sequence[str] = ()
     retries: Sequence[str] = ()
     max_runtime: str | None = None
     max_wait: str | None = None
@@ -54,6 +55,7 @@ def build(job: str, queue: str, wishes: Wishes) -> runs_pb2.RunSubmission:
         display_name=wishes.name,
         author=author(),
         labels=values.pairs(wishes.labels, "--label"),
+        inputs=values.inputs(wishes.inputs),
         limits=_limits(wishes),
         retry_policy=retry_policy(values.retries(wishes.retries)) if wishes.retries else None,
     )

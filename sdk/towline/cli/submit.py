@@ -25,6 +25,15 @@ _Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Free label. May be repeated.")
 ]
 
+_Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=ARTIFACT[:VERSION]",
+        help="Artifact to read, in place of the job's input of that name or besides them. May be repeated.",
+    ),
+]
+
 
 def submit(
     job: options.JobName,
@@ -37,6 +46,7 @@ def submit(
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Submit N identical runs.")] = 1,
     name: options.DisplayName = None,
     labels: _Labels = None,
+    inputs: _Inputs = None,
     retries: options.Retries = None,
     max_runtime: options.MaxRuntime = None,
     max_wait: options.MaxWait = None,
@@ -61,6 +71,7 @@ def submit(
         priority=priority,
         name=name or "",
         labels=labels or (),
+        inputs=inputs or (),
         retries=retries or (),
         max_runtime=max_runtime,
         max_wait=max_wait,
@@ -88,9 +99,12 @@ def launch(
     gpus: _Gpus = None,
     name: options.DisplayName = None,
     labels: _Labels = None,
+    inputs: _Inputs = None,
     retries: options.Retries = None,
     max_runtime: options.MaxRuntime = None,
     max_wait: options.MaxWait = None,
+    lock: options.Lock = None,
+    extras: options.Extras = None,
     follow: options.Follow = False,
     json: options.Json = False,
 ) -> int:
@@ -110,13 +124,15 @@ def launch(
         priority=priority,
         name=name or "",
         labels=labels or (),
+        inputs=inputs or (),
         retries=retries or (),
         max_runtime=max_runtime,
         max_wait=max_wait,
     )
     wanted = submission.build("", queue, wishes)  # what is wrong with it is told before anything is recorded
     with output.working("recording"):
-        made = recording.from_folder(command, job or "", recording.Given())
+        given = recording.Given(lock=lock, extras=extras or ())
+        made = recording.from_folder(command, job or "", given)
     version = made.job_version.name
     _say(f"{'recorded' if made.created else 'unchanged'} {short(version)}")
     wanted.job = version

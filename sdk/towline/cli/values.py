@@ -1,14 +1,16 @@
-"""What people write after --set, --var, --label and --retries, read into values. No I/O."""
+"""What people write after --set, --var, --label, --input and --retries, read into values. No I/O."""
 
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from towline import names
 from towline.cli import yaml_files
+from towline.client import shorthand
 from towline.client.policies import CAUSES
 from towline.errors import InvalidArgument
 
-__all__ = ["merged", "pairs", "retries", "settings", "variables"]
+__all__ = ["inputs", "merged", "pairs", "retries", "settings", "variables"]
 
 # As the proto bounds a budget.
 MOST_RETRIES: Final = 1000
@@ -65,6 +67,21 @@ def variables(texts: Iterable[str], gpus: int | None) -> dict[str, str]:
     if "gpus" in values:
         raise InvalidArgument.field("--gpus", "--var gpus says it too; give one of them")
     return values | {"gpus": str(gpus)}
+
+
+def inputs(texts: Iterable[str]) -> dict[str, str]:
+    """Read --input name=artifact or name=artifact:version into artifact versions, by version or alias.
+
+    Raises:
+        InvalidArgument: A text cannot be read, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for name, artifact in pairs(texts, "--input").items():
+        try:
+            found[names.input_name(name, "NAME")] = shorthand.artifact_version(artifact)
+        except InvalidArgument as error:
+            raise InvalidArgument.field("--input", f"{name}={artifact}: {error.message}") from None
+    return found
 
 
 def retries(texts: Iterable[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ __all__ = [
     "ago",
     "cause",
     "duration",
+    "files",
     "limits",
     "lower",
     "moment",
@@ -121,6 +122,11 @@ def duration(span: timedelta) -> str:
 def ago(stamp: Timestamp, now: datetime) -> str:
     """Write how long ago a moment was."""
     return duration(now - when(stamp))
+
+
+def files(count: int, size_bytes: int) -> str:
+    """Write how many files there are, and their size: "3 files, 1.5 MiB"."""
+    return f"{'1 file' if count == 1 else f'{count:,} files'}, {size(size_bytes)}"
 
 
 def size(count: int) -> str:

@@ -16,14 +16,19 @@ from towline.client.blobs import Progress
 from towline.client.policies import retry_policy, time_limits
 from towline.client.runs import ENDED_STATES
 from towline.client.sync import Client
+from towline.client.transfers import About, Doing, Moved, TreeProgress
 from towline.runtime.endpoints import Endpoints
 
 __all__ = [
     "ENDED_STATES",
+    "About",
     "AsyncClient",
     "Client",
+    "Doing",
     "Endpoints",
+    "Moved",
     "Progress",
+    "TreeProgress",
     "retry_policy",
     "time_limits",
 ]

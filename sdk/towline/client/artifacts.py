@@ -1,227 +1,302 @@
 """Artifacts: folders as manifests of blobs."""
 
 import asyncio
-import os
-import shutil
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Container, Iterator, Sequence
-from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
-from towline.client import digests, shorthand
+import grpc
+
+from towline.client import placing, shorthand
+from towline.client.artifact_records import ArtifactRecords
 from towline.client.blobs import Blobs
-from towline.client.calls import PAGE_SIZE, Service, listed, new_request_id
+from towline.client.calls import Service, new_request_id
+from towline.client.digests import EMPTY, Measured
 from towline.client.parallel import in_parallel
-from towline.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from towline.client.patience import persistently
+from towline.client.placing import Place
+from towline.client.reading import cut, digests_of
+from towline.client.small_blobs import MOST_BLOBS, MOST_MESSAGE_BYTES, SMALL_BYTES, SmallBlobs
+from towline.client.transfers import About, Doing, TreeProgress, Watch
+from towline.client.trees import Entry, changed, entries_of
+from towline.errors import Aborted, InvalidArgument, NotFound, TowlineError
+from towline.rpc.memory import keep_freed_memory
 from towline.v1 import artifacts_pb2
-from towline.v1.artifacts_pb2_grpc import ArtifactServiceStub
-
-if TYPE_CHECKING:
-    from towline.client.digests import Measured
-    from towline.v1.artifacts_pb2_grpc import ArtifactServiceAsyncStub
 
 __all__ = ["Artifacts"]
 
-# In an error, so that it stays readable.
-_MOST_NAMED: Final = 5
+# Messages of small blobs, and large blobs, that are on their way.
+_SMALL_AT_ONCE: Final = 4
+_LARGE_AT_ONCE: Final = 4
+# Of answers to one request for small blobs: what is lost of them is asked for again.
+_REQUEST_BYTES: Final = 8 * 1024 * 1024
+_COMPARED_AT_ONCE: Final = 256
+# A manifest of 100,000 files takes a while to check and to store.
+_CREATE_TIMEOUT_S: Final = 120.0
+# Blobs that were there may be collected while others are sent, if that takes a day.
+_ROUNDS: Final = 3
 
 
-class Artifacts:
+class Artifacts(ArtifactRecords):
     """Named, versioned sets of files."""
 
     def __init__(self, registry: Service, blobs: Blobs) -> None:
-        self._registry = registry
+        super().__init__(registry)
         self._blobs = blobs
+        self._small = SmallBlobs(registry)
 
-    @cached_property
-    def _stub(self) -> "ArtifactServiceAsyncStub":
-        return ArtifactServiceStub(self._registry.channel)
-
-    async def create(
+    async def upload(
         self,
+        source: Path,
         name: str,
         type: str,
-        root: Path,
-        producer_run: str = "",
+        *,
+        about: About | None = None,
+        progress: TreeProgress | None = None,
     ) -> artifacts_pb2.CreateArtifactVersionResponse:
-        """Upload the files below a folder and make them a version of an artifact.
+        """Store the files below a folder, or one file, and make them a version of an artifact.
 
-        Symbolic links to files are read as those files; links to folders and special files are left out.
-        Equal files are uploaded once, and those the registry has not at all.
+        What the registry has is not sent, equal files are sent once, and an upload that was interrupted, even
+        by the end of this process, goes on where it stopped when it is called again. Links that stay in the
+        folder are read as what they lead to. Breaks of up to a minute are waited for.
 
         Args:
+            source: The folder or file; a file is in the version by its name alone.
             name: The artifact, "digits" or "artifacts/digits".
             type: What it is, such as "dataset".
-            root: The folder.
-            producer_run: The run that made it; empty: made by hand.
+            about: What else is told with the version.
+            progress: Is told how far it is.
 
         Returns:
-            The version; `created` is false where the newest one already had this content.
+            The version; `created` is false where one with this content was there.
 
         Raises:
-            InvalidArgument: `root` is no folder, or a file's name is not UTF-8.
+            InvalidArgument: There is nothing at `source`, or something that cannot be stored: a link that
+                leads out, a device, a name that is not UTF-8, a file that cannot be read; each is named.
+            FailedPrecondition: A file changed or vanished meanwhile; reason FILE_CHANGED.
             TowlineError: What the registry answered, or Unavailable.
         """
-        artifact = shorthand.artifact(name)
-        paths = await asyncio.to_thread(_files_below, root)
-        measured: dict[str, Measured] = {}
-
-        async def measure(path: str) -> None:
-            measured[path] = await asyncio.to_thread(digests.measure, root / path)
-
-        await in_parallel(paths, measure)
-        where = {measured[path].digest: path for path in paths}
-        lacking = await self._blobs.missing(where)
-
-        async def send(digest: str) -> None:
-            await self._blobs.send(root / where[digest], measured[where[digest]])
-
-        await in_parallel(lacking, send)
-        request = artifacts_pb2.CreateArtifactVersionRequest(
-            request_id=new_request_id(),
-            artifact=artifact,
-            type=type,
-            files=[
-                artifacts_pb2.ArtifactFile(
-                    path=path,
-                    digest=measured[path].digest,
-                    size_bytes=measured[path].size_bytes,
-                    executable=os.access(root / path, os.X_OK),
-                )
-                for path in paths
-            ],
-            producer_run=shorthand.run(producer_run) if producer_run else "",
-        )
-        return await self._registry.call(self._stub.CreateArtifactVersion, request)
-
-    async def get(self, name: str) -> artifacts_pb2.ArtifactVersion:
-        """Get one version with its files; the latest where the name says none."""
-        request = artifacts_pb2.GetArtifactVersionRequest(name=shorthand.artifact_version(name))
-        return (await self._registry.call(self._stub.GetArtifactVersion, request)).artifact_version
-
-    async def versions(self, name: str) -> AsyncGenerator[artifacts_pb2.ArtifactVersion, None]:
-        """Walk through the versions of an artifact, newest first, without their files."""
-        parent = shorthand.artifact(name)
-
-        async def fetch(token: str) -> tuple[Sequence[artifacts_pb2.ArtifactVersion], str]:
-            request = artifacts_pb2.ListArtifactVersionsRequest(
-                parent=parent, page_size=PAGE_SIZE, page_token=token
+        keep_freed_memory()
+        request = _request(shorthand.artifact(name), type, about or About())
+        await self._blobs.missing([EMPTY])  # before much is read for a registry that is not there
+        entries = await asyncio.to_thread(entries_of, source)
+        watch = Watch(progress, len(entries), sum(entry.stamp.size_bytes for entry in entries))
+        digests, nothing_new = await digests_of(entries, watch)
+        request.files.extend(
+            artifacts_pb2.ArtifactFile(
+                path=entry.path,
+                digest=digests[entry.path],
+                size_bytes=entry.stamp.size_bytes,
+                executable=entry.executable,
             )
-            page = await self._registry.call(self._stub.ListArtifactVersions, request)
-            return page.artifact_versions, page.next_page_token
+            for entry in entries
+        )
+        # What was read before was most likely sent before, too; asking would cost as much as trying.
+        made = await self._create(request) if nothing_new else None
+        for _ in range(_ROUNDS):
+            if made is None:
+                await self._send(entries, digests, watch)
+                made = await self._create(request)
+        if made is None:
+            raise Aborted(
+                "blobs go from the registry while others are sent; raise its COLLECT_AFTER_HOURS",
+                reason="BLOBS_COLLECTED",
+            )
+        watch.begin(Doing.SENDING)
+        watch.done(len(entries), sum(entry.stamp.size_bytes for entry in entries))
+        return made
 
-        async for item in listed(fetch):
-            yield item
+    async def _create(
+        self, request: artifacts_pb2.CreateArtifactVersionRequest
+    ) -> artifacts_pb2.CreateArtifactVersionResponse | None:
+        """Make a version; None: the registry lacks some of its blobs."""
+        try:
+            return await persistently(
+                lambda: self._registry.call(
+                    self._stub.CreateArtifactVersion,
+                    request,
+                    timeout_s=_CREATE_TIMEOUT_S,
+                    compression=grpc.Compression.Gzip,
+                )
+            )
+        except NotFound as error:
+            if error.reason != "BLOB_NOT_FOUND":
+                raise
+        return None
 
-    async def download(self, name: str, to: Path, *, replace: bool = True) -> artifacts_pb2.ArtifactVersion:
+    async def _send(self, entries: Sequence[Entry], digests: dict[str, str], watch: Watch) -> None:
+        """Send what the registry lacks."""
+        watch.begin(Doing.SENDING)
+        first = {digests[entry.path]: entry for entry in reversed(entries)}
+        lacking = {digest: first[digest] for digest in await persistently(lambda: self._blobs.missing(first))}
+        there = [entry for entry in entries if lacking.get(digests[entry.path]) is not entry]
+        watch.done(len(there), sum(entry.stamp.size_bytes for entry in there))
+
+        async def send_some(files: Sequence[tuple[Entry, str]]) -> None:
+            await self._small.send(files)
+            watch.done(len(files), sum(entry.stamp.size_bytes for entry, _ in files))
+
+        small = [
+            ((entry, digest), entry.stamp.size_bytes)
+            for digest, entry in lacking.items()
+            if entry.stamp.size_bytes <= SMALL_BYTES
+        ]
+        await in_parallel(cut(small, MOST_BLOBS, MOST_MESSAGE_BYTES), send_some, at_once=_SMALL_AT_ONCE)
+        large = [item for item in lacking.items() if item[1].stamp.size_bytes > SMALL_BYTES]
+        await in_parallel(large, lambda item: self._send_large(*item, watch), at_once=_LARGE_AT_ONCE)
+
+    async def _send_large(self, digest: str, entry: Entry, watch: Watch) -> None:
+        reached = 0
+
+        def moved(done: int, _: int) -> None:
+            nonlocal reached
+            watch.done(0, done - reached)
+            reached = done
+
+        try:
+            await self._blobs.send(Path(entry.place), Measured(digest, entry.stamp.size_bytes), moved)
+        except FileNotFoundError:
+            raise changed(entry.path, "vanished") from None
+        except TowlineError as error:
+            if error.reason in ("FILE_CHANGED", "DIGEST_MISMATCH"):
+                raise changed(entry.path, "changed") from None
+            raise
+        watch.done(1, 0)
+
+    async def download(
+        self, name: str, to: Path, *, replace: bool = True, progress: TreeProgress | None = None
+    ) -> artifacts_pb2.ArtifactVersion:
         """Write a version's files below the folder `to`; those that are there with this content are kept.
+
+        A download that was interrupted goes on where it stopped when it is called again. Each file is there
+        whole and checked, or not at all. Breaks of up to a minute are waited for.
 
         Args:
             name: The version, such as "digits:v0".
             to: The folder; it is made where it is missing.
             replace: Whether files that are there with other content are replaced; else they are refused.
+            progress: Is told how far it is.
 
         Raises:
             AlreadyExists: One is there with other content and `replace` is false; nothing is written then;
                 reason FILE_EXISTS.
             InvalidArgument: A path of the manifest leaves `to`; nothing is written then.
             FailedPrecondition: A link that is already below `to` leads out of it; reason PATH_LEAVES_FOLDER.
+            Aborted: What came is not what was asked for; reason DIGEST_MISMATCH.
             OSError: A file cannot be written.
             TowlineError: What the registry answered, or Unavailable.
         """
+        keep_freed_memory()
         version = await self.get(name)
-        places: dict[str, list[tuple[Path, bool]]] = defaultdict(list)
-        await asyncio.to_thread(to.mkdir, parents=True, exist_ok=True)
-        for file in version.files:
-            places[file.digest].append((_below(to, file.path), file.executable))
-        kept: set[Path] = set()
-        others: list[Path] = []
-
-        async def compare(digest: str) -> None:
-            for place, _ in places[digest]:
-                match await asyncio.to_thread(_holds, place, digest):
-                    case True:
-                        kept.add(place)
-                    case False:
-                        others.append(place)
-
-        await in_parallel(places, compare)
+        places = await asyncio.to_thread(placing.places_below, to, version.files)
+        sizes = {file.digest: file.size_bytes for file in version.files}
+        watch = Watch(progress, len(version.files), version.size_bytes)
+        kept, lacking, others = await _compare(places, sizes, watch)
         if others and not replace:
-            raise _exist(to, others)
-
-        async def fetch(digest: str) -> None:
-            copies = sorted(places[digest], key=lambda copy: copy[0] not in kept)
-            (first, _), *_ = copies
-            if first not in kept:
-                await self._blobs.download(digest, first)
-            await asyncio.to_thread(_spread, copies, kept)
-
-        await in_parallel(places, fetch)
+            raise placing.exist(to, others)
+        await asyncio.to_thread(placing.mark, kept)
+        watch.begin(Doing.RECEIVING)
+        count = sum(map(len, lacking.values()))
+        left_bytes = sum(sizes[digest] * len(some) for digest, some in lacking.items())
+        watch.done(len(version.files) - count, version.size_bytes - left_bytes)
+        await self._receive(places, lacking, sizes, watch)
         return version
 
+    async def _receive(
+        self,
+        places: dict[str, list[Place]],
+        lacking: dict[str, list[Place]],
+        sizes: dict[str, int],
+        watch: Watch,
+    ) -> None:
+        """Write what is lacking, from the registry or from where the same content is already."""
 
-def _files_below(root: Path) -> list[str]:
-    """List regular files below a folder: relative, "/"-separated, sorted."""
-    if not root.is_dir():
-        raise InvalidArgument.field("root", f"{root} is not a folder")
-    paths = sorted(_walk(root))
-    for path in paths:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise InvalidArgument.field(
-                "root", f"the name of {path!r} is not UTF-8; give the file another name"
-            ) from None
-    return paths
+        async def take(blobs: Sequence[artifacts_pb2.WholeBlob]) -> None:
+            await asyncio.to_thread(_write, lacking, blobs)
+            for blob in blobs:
+                count = len(lacking[blob.digest])
+                watch.done(count, count * len(blob.data))
 
-
-def _walk(root: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            if path.is_file():
-                yield path.relative_to(root).as_posix()
-
-
-def _below(folder: Path, path: str) -> Path:
-    """Give the place of a manifest's path below a folder; refuse one that leaves it."""
-    pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\0" in path:
-        raise InvalidArgument.field("files", f"the manifest's path {path!r} leaves the folder")
-    place = folder / pure
-    if not place.parent.resolve().is_relative_to(folder.resolve()):
-        raise FailedPrecondition(
-            f"{place.parent} is a link that leads out of {folder}; remove it or choose another folder",
-            reason="PATH_LEAVES_FOLDER",
+        small = [
+            (digest, size) for digest, size in sizes.items() if size <= SMALL_BYTES and digest in lacking
+        ]
+        await in_parallel(
+            cut(small, MOST_BLOBS, _REQUEST_BYTES),
+            lambda group: self._small.receive(group, take),
+            at_once=_SMALL_AT_ONCE,
         )
-    return place
+        large = [digest for digest in lacking if sizes[digest] > SMALL_BYTES]
+        await in_parallel(
+            large,
+            lambda digest: self._receive_large(digest, places[digest], lacking[digest], watch),
+            at_once=_LARGE_AT_ONCE,
+        )
+
+    async def _receive_large(
+        self, digest: str, places: Sequence[Place], lacking: Sequence[Place], watch: Watch
+    ) -> None:
+        source = next((place for place in places if place not in lacking), None)
+        if source is None:
+            source = lacking[0]
+            reached = 0
+
+            def moved(done: int, _: int) -> None:
+                nonlocal reached
+                watch.done(0, done - reached)
+                reached = done
+
+            await self._blobs.download(digest, source.path, moved)
+        others = [place for place in lacking if place is not source]
+        size_bytes = await asyncio.to_thread(placing.copy, [source, *others], digest)
+        watch.done(len(lacking), len(others) * size_bytes)
 
 
-def _holds(place: Path, digest: str) -> bool | None:
-    """Say whether a file has a content; None: nothing is there."""
-    if not os.path.lexists(place):
-        return None
-    return place.is_file() and digests.measure(place).digest == digest
+async def _compare(
+    places: dict[str, list[Place]], sizes: dict[str, int], watch: Watch
+) -> tuple[list[Place], dict[str, list[Place]], list[Place]]:
+    """Find places that have their content, by digest those that lack it, and which of these have another."""
+    watch.begin(Doing.COMPARING)
+    kept: list[Place] = []
+    lacking: dict[str, list[Place]] = {}
+    others: list[Place] = []
+
+    async def compare(some: Sequence[tuple[str, Place]]) -> None:
+        found = await asyncio.to_thread(
+            lambda: [placing.stands(place, digest, sizes[digest]) for digest, place in some]
+        )
+        for (digest, place), standing in zip(some, found, strict=True):
+            if standing:
+                kept.append(place)
+            else:
+                lacking.setdefault(digest, []).append(place)
+            if standing is False:
+                others.append(place)
+            watch.done(1, sizes[digest])
+
+    every = [((digest, place), sizes[digest]) for digest, some in places.items() for place in some]
+    await in_parallel(cut(every, _COMPARED_AT_ONCE, _REQUEST_BYTES), compare)
+    return kept, lacking, others
 
 
-def _exist(folder: Path, places: Sequence[Path]) -> AlreadyExists:
-    named = ", ".join(sorted(place.relative_to(folder).as_posix() for place in places)[:_MOST_NAMED])
-    more = f" and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
-    return AlreadyExists(
-        f"{folder} has other content in {named}{more}; choose another folder, or replace it (--force)",
-        reason="FILE_EXISTS",
-        metadata={"folder": str(folder)},
+def _write(places: dict[str, list[Place]], blobs: Sequence[artifacts_pb2.WholeBlob]) -> None:
+    for blob in blobs:
+        placing.write(places[blob.digest], blob.digest, blob.data)
+
+
+def _request(artifact: str, type: str, about: About) -> artifacts_pb2.CreateArtifactVersionRequest:
+    try:
+        metadata = json.dumps(dict(about.metadata), allow_nan=False) if about.metadata else ""
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument.field("metadata", f"is nothing that JSON can hold: {error}") from None
+    return artifacts_pb2.CreateArtifactVersionRequest(
+        request_id=about.request_id or new_request_id(),
+        artifact=artifact,
+        type=type,
+        producer_run=shorthand.run(about.producer_run) if about.producer_run else "",
+        aliases=about.aliases,
+        producer_job_version=(
+            shorthand.job_version(about.producer_job_version) if about.producer_job_version else ""
+        ),
+        metadata_json=metadata,
     )
-
-
-def _spread(copies: list[tuple[Path, bool]], kept: Container[Path]) -> None:
-    """Put the first file to the other places too, unless it is there, and set who may execute it."""
-    first, _ = copies[0]
-    for place, executable in copies:
-        if place != first and place not in kept:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.unlink(missing_ok=True)
-            shutil.copyfile(first, place)
-        if executable:
-            place.chmod(place.stat().st_mode | 0o111)

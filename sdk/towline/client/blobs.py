@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import os
+import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 from functools import cached_property
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import grpc
 
 from towline.client import digests
-from towline.client.calls import Backoff, Service, new_request_id
+from towline.client.calls import Service, new_request_id
 from towline.client.digests import Measured
+from towline.client.patience import Patience, persistently
+from towline.client.placing import partial_of, put_in_place
 from towline.errors import (
     Aborted,
-    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     TowlineError,
@@ -36,9 +38,11 @@ __all__ = ["Blobs", "Progress"]
 Progress = Callable[[int, int], None]
 
 # One stream of an upload or download may take this long; then it goes on in another one.
-STREAM_TIMEOUT_S: Final = 600.0
+STREAM_TIMEOUT_S: Final = 3600.0
 # As the proto says.
 MOST_DIGESTS: Final = 10_000
+# Ids of uploads follow from what is uploaded.
+_UPLOADS: Final = uuid.UUID("d1b5a1f6-5a43-4c0f-9a53-3f0e5a6c7f21")
 
 
 class Blobs:
@@ -57,7 +61,10 @@ class Blobs:
         lacking: list[str] = []
         for start in range(0, len(asked), MOST_DIGESTS):
             request = artifacts_pb2.FindMissingBlobsRequest(digests=asked[start : start + MOST_DIGESTS])
-            response = await self._registry.call(self._stub.FindMissingBlobs, request)
+            # Half of what is written of digests says nothing.
+            response = await self._registry.call(
+                self._stub.FindMissingBlobs, request, compression=grpc.Compression.Gzip
+            )
             lacking.extend(response.missing_digests)
         return lacking
 
@@ -79,35 +86,30 @@ class Blobs:
         return measured.digest
 
     async def send(self, source: Path | bytes, measured: Measured, progress: Progress | None = None) -> None:
-        """Upload bytes that are already measured; see `upload`."""
-        upload_id = new_request_id()
-        backoff = Backoff()
-        reached, complete = 0, False
-        while not complete:
-            before = reached
+        """Upload bytes that are already measured; see `upload`.
+
+        The upload of more than a message has an id that follows from the bytes, so that whoever sends them,
+        this process or a later one, goes on where the last one stopped.
+        """
+        upload = _Upload(measured)
+        if measured.size_bytes > MAX_CHUNK_BYTES:
+            upload.inherit(await self._status(upload.id, measured.digest))
+        while not upload.complete:
             try:
-                header = artifacts_pb2.UploadHeader(
-                    upload_id=upload_id,
-                    digest=measured.digest,
-                    size_bytes=measured.size_bytes,
-                    offset=reached,
-                )
-                response = await self._send_from(source, header, progress)
-                reached, complete = response.committed_size, response.complete
-            except (Unavailable, DeadlineExceeded, FailedPrecondition) as error:
-                if backoff.exhausted or not _can_go_on(error):
+                response = await self._send_from(source, upload.header(), progress)
+                upload.note(response)
+            except TowlineError as error:
+                pause_s = upload.pause_s(error)
+                if pause_s is None:
                     raise
-                await asyncio.sleep(backoff.failed())
-                status = await self._status(upload_id, measured.digest)
-                reached, complete = status.committed_size, status.complete
-            if reached > before:
-                backoff.reset()
+                await asyncio.sleep(pause_s)
+                upload.note(await self._status(upload.id, measured.digest))
         if progress:
             progress(measured.size_bytes, measured.size_bytes)
 
     async def _status(self, upload_id: str, digest: str) -> artifacts_pb2.GetUploadStatusResponse:
         request = artifacts_pb2.GetUploadStatusRequest(upload_id=upload_id, digest=digest)
-        return await self._registry.call(self._stub.GetUploadStatus, request)
+        return await persistently(lambda: self._registry.call(self._stub.GetUploadStatus, request))
 
     async def _send_from(
         self, source: Path | bytes, header: artifacts_pb2.UploadHeader, progress: Progress | None
@@ -142,15 +144,14 @@ class Blobs:
             OSError: The file cannot be written.
             TowlineError: What the registry answered, or Unavailable.
         """
-        hexadecimal = digests.checked(digest).removeprefix(digests.PREFIX)
-        partial = to.with_name(f".{hexadecimal[:16]}.partial")
+        partial = partial_of(to, digests.checked(digest))
         await asyncio.to_thread(to.parent.mkdir, parents=True, exist_ok=True)
         for from_the_start in (False, True):
             if from_the_start:
                 partial.unlink(missing_ok=True)
             found = await self._download(digest, partial, progress)
             if found == digest:
-                await asyncio.to_thread(_put_in_place, partial, to, digest)
+                await asyncio.to_thread(put_in_place, partial, to, digest)
                 return
         partial.unlink(missing_ok=True)
         raise Aborted(
@@ -175,32 +176,93 @@ class Blobs:
     async def _receive(
         self, digest: str, file: io.BufferedRandom, computed: "hashlib._Hash", progress: Progress | None
     ) -> None:
-        backoff = Backoff()
+        loop = asyncio.get_running_loop()
+        patience = Patience()
         size = -1
         while True:
             request = artifacts_pb2.DownloadBlobRequest(digest=digest, offset=file.tell())
             try:
                 call = self._stub.DownloadBlob(request, timeout=STREAM_TIMEOUT_S)
+                writing: asyncio.Future[None] | None = None
                 try:
                     async for piece in call:
                         size = piece.size_bytes or size
-                        await asyncio.to_thread(file.write, piece.data)
-                        computed.update(piece.data)
-                        backoff.reset()
-                        if progress:
-                            progress(file.tell(), size)
-                    return
+                        if writing:  # each piece is written while the next one comes in
+                            await writing
+                            if progress:
+                                progress(file.tell(), size)
+                        writing = loop.run_in_executor(None, _take, piece.data, file, computed)
                 finally:
                     call.cancel()
+                    if writing:
+                        await writing
+                        patience.moved()
+                if progress:
+                    progress(file.tell(), size)
+                return
             except grpc.aio.AioRpcError as failure:
                 error = self._registry.error(failure)
-            if backoff.exhausted or not _can_go_on(error):
+            pause_s = patience.pause_s(error)
+            if pause_s is None:
                 raise error
-            await asyncio.sleep(backoff.failed())
+            await asyncio.sleep(pause_s)
 
 
-def _can_go_on(error: TowlineError) -> bool:
-    return isinstance(error, Unavailable | DeadlineExceeded) or error.reason == "UPLOAD_OFFSET_MISMATCH"
+class _Upload:
+    """One upload of a blob over all its streams: what it is called, and where it stands."""
+
+    def __init__(self, measured: Measured) -> None:
+        self._measured = measured
+        name = f"{measured.digest}/{measured.size_bytes}"
+        large = measured.size_bytes > MAX_CHUNK_BYTES
+        self.id = str(uuid.uuid5(_UPLOADS, name)) if large else new_request_id()
+        self._shared = large
+        self._inherited = False
+        self._reached = 0
+        self.complete = False
+        self._patience = Patience()
+
+    def header(self) -> artifacts_pb2.UploadHeader:
+        """Say where the next stream starts."""
+        return artifacts_pb2.UploadHeader(
+            upload_id=self.id,
+            digest=self._measured.digest,
+            size_bytes=self._measured.size_bytes,
+            offset=self._reached,
+        )
+
+    def inherit(self, stands: artifacts_pb2.GetUploadStatusResponse) -> None:
+        """Take what others have left of it."""
+        self._inherited = stands.committed_size > 0
+        self.note(stands)
+
+    def note(self, stands: artifacts_pb2.UploadBlobResponse | artifacts_pb2.GetUploadStatusResponse) -> None:
+        """Take what the registry says of it."""
+        if stands.committed_size > self._reached:
+            self._patience.moved()
+        self._reached, self.complete = stands.committed_size, stands.complete
+
+    def pause_s(self, error: TowlineError) -> float | None:
+        """Give the seconds after which to go on; None: there is no use in it."""
+        if error.reason == "UPLOAD_OFFSET_MISMATCH":
+            error = Unavailable(error.message, reason=error.reason)
+        pause_s = self._patience.pause_s(error)
+        if pause_s is not None:
+            return pause_s
+        # Somebody else holds the upload and gets nowhere, or has left bytes that are not the blob's.
+        if (self._shared and error.reason == "UPLOAD_IN_PROGRESS") or (
+            self._inherited and error.reason == "DIGEST_MISMATCH"
+        ):
+            self._inherited = False
+            self.id, self._shared, self._reached = new_request_id(), False, 0
+            self._patience.moved()
+            return 0.0
+        return None
+
+
+def _take(data: bytes, file: BinaryIO, computed: "hashlib._Hash") -> None:
+    file.write(data)
+    computed.update(data)
 
 
 async def _requests(
@@ -236,11 +298,3 @@ def _open_for_update(path: Path) -> io.BufferedRandom:
 def _computed_so_far(file: io.BufferedRandom) -> "hashlib._Hash":
     """Digest what a file holds; it stands at its end afterwards."""
     return hashlib.file_digest(file, "sha256")
-
-
-def _put_in_place(partial: Path, to: Path, digest: str) -> None:
-    try:
-        partial.replace(to)
-    except FileNotFoundError:  # another download of the same blob to the same place has just done so
-        if digests.measure(to).digest != digest:
-            raise

@@ -81,6 +81,7 @@ class Service:
         method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
         request: Request,
         timeout_s: float = UNARY_TIMEOUT_S,
+        compression: grpc.Compression | None = None,
     ) -> Response:
         """Make one logical call: sent again, with the same request, while the service is unavailable.
 
@@ -88,6 +89,7 @@ class Service:
             method: The stub's method.
             request: Sent as it is each time, so its request_id makes the call happen once.
             timeout_s: Seconds for all attempts together.
+            compression: Of the request, where it is large and repetitive.
 
         Raises:
             TowlineError: What the service answered, or Unavailable, or DeadlineExceeded.
@@ -97,7 +99,8 @@ class Service:
         backoff = Backoff()
         while True:
             try:
-                return await method(request, timeout=max(deadline - loop.time(), 0.001))
+                timeout = max(deadline - loop.time(), 0.001)
+                return await method(request, timeout=timeout, compression=compression)
             except grpc.aio.AioRpcError as failure:
                 error = self.error(failure)
             pause = pause_s(error, backoff)

@@ -6,9 +6,11 @@ from typing import Final, NamedTuple
 
 from towline.errors import InvalidArgument
 
-__all__ = ["PREFIX", "Measured", "checked", "measure", "written"]
+__all__ = ["EMPTY", "PREFIX", "Measured", "checked", "measure", "written"]
 
 PREFIX: Final = "sha256:"
+# Of no bytes at all.
+EMPTY: Final = PREFIX + hashlib.sha256().hexdigest()
 _HEX_DIGITS: Final = 64
 
 

@@ -31,7 +31,7 @@ class Jobs:
         """Add a version to a job, which is made where it does not exist; blobs must be uploaded before.
 
         Returns:
-            The version; `created` is false where the newest one already had this content.
+            The version; `created` is false where one with this content was there.
         """
         request = jobs_pb2.CreateJobVersionRequest(
             request_id=new_request_id(), job=shorthand.job(job), spec=spec, author=author, aliases=aliases
@@ -66,9 +66,46 @@ class Jobs:
         async for item in listed(fetch):
             yield item
 
-    async def set_alias(self, name: str, alias: str) -> jobs_pb2.JobVersion:
-        """Make an alias point at a version, moving it if it exists."""
+    async def set_alias(self, name: str, alias: str, expected: str = "") -> jobs_pb2.JobVersion:
+        """Make an alias point at a version, moving it if it exists.
+
+        Args:
+            name: The version, such as "digits-train:v3".
+            alias: A name such as "best".
+            expected: Version that it points at now, such as "v2", or "none"; empty: whatever it is.
+
+        Raises:
+            FailedPrecondition: It points elsewhere; reason ALIAS_MOVED.
+        """
         request = jobs_pb2.SetJobAliasRequest(
-            request_id=new_request_id(), name=shorthand.job_version(name), alias=alias
+            request_id=new_request_id(),
+            name=shorthand.job_version(name),
+            alias=alias,
+            expected=shorthand.expected("jobs", name, expected),
         )
         return (await self._registry.call(self._stub.SetJobAlias, request)).job_version
+
+    async def delete_alias(self, name: str) -> None:
+        """Take an alias away, "digits-train:best"; the version stays."""
+        request = jobs_pb2.DeleteJobAliasRequest(
+            request_id=new_request_id(), name=shorthand.job_version(name)
+        )
+        await self._registry.call(self._stub.DeleteJobAlias, request)
+
+    async def delete_version(self, name: str) -> None:
+        """Make a version, "digits-train:v3", unknown from now on; its number is not given again.
+
+        Raises:
+            FailedPrecondition: A run or an alias other than "latest" refers to it; reason IN_USE.
+        """
+        request = jobs_pb2.DeleteJobVersionRequest(
+            request_id=new_request_id(), name=shorthand.job_version(name)
+        )
+        await self._registry.call(self._stub.DeleteJobVersion, request)
+
+    async def set_retention(self, name: str, retention: jobs_pb2.RetentionPolicy | None) -> jobs_pb2.Job:
+        """Say which versions of a job are deleted by themselves; None: none."""
+        request = jobs_pb2.SetJobRetentionRequest(
+            request_id=new_request_id(), name=shorthand.job(name), retention=retention
+        )
+        return (await self._registry.call(self._stub.SetJobRetention, request)).job

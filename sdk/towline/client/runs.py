@@ -43,7 +43,7 @@ class Runs:
         return RunServiceStub(self._queue.channel)
 
     async def submit(self, submission: runs_pb2.RunSubmission) -> runs_pb2.Run:
-        """Queue one run; its `job` and `queue` may be short names."""
+        """Queue one run; its `job`, `queue` and `inputs` may be short names."""
         request = runs_pb2.SubmitRunRequest(request_id=new_request_id(), run=_whole(submission))
         return (await self._queue.call(self._stub.SubmitRun, request)).run
 
@@ -181,6 +181,8 @@ def _whole(submission: runs_pb2.RunSubmission) -> runs_pb2.RunSubmission:
     copy.CopyFrom(submission)
     copy.job = shorthand.job_version(submission.job)
     copy.queue = shorthand.queue(submission.queue)
+    for name, artifact in submission.inputs.items():
+        copy.inputs[name] = shorthand.artifact_version(artifact)
     return copy
 
 

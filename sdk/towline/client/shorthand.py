@@ -13,9 +13,21 @@ from towline.names import (
     RunName,
 )
 
-__all__ = ["agent", "artifact", "artifact_version", "job", "job_or_version", "job_version", "queue", "run"]
+__all__ = [
+    "agent",
+    "artifact",
+    "artifact_version",
+    "expected",
+    "job",
+    "job_or_version",
+    "job_version",
+    "queue",
+    "run",
+]
 
 LATEST: Final = "latest"
+NO_ALIAS: Final = "none"
+"""Stands for the version of an alias that is not there."""
 
 
 def job(name: str) -> JobName:
@@ -41,6 +53,16 @@ def artifact(name: str) -> ArtifactName:
 def artifact_version(name: str) -> ArtifactVersionName:
     """Read "digits:v0", "digits" (its latest) or the whole name of either."""
     return names.artifact_version(_versioned("artifacts", name), field="artifact")
+
+
+def expected(collection: str, name: str, version: str) -> str:
+    """Read the version that an alias is expected to point at: "v2" of what `name` names, "none", or ""."""
+    if version in ("", NO_ALIAS):
+        return version
+    if "/" in version or ":" in version:
+        return _versioned(collection, version)
+    parent, _, _ = _versioned(collection, name).partition("/versions/")
+    return f"{parent}/versions/{version}"
 
 
 def queue(name: str) -> QueueName:

@@ -31,6 +31,8 @@ __all__ = ["Client"]
 CANCEL_GRACE_S: Final = 5.0
 
 Group = TypeVar("Group")
+# Methods that a group has from a base of its class take it as well.
+Group_co = TypeVar("Group_co", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -78,10 +80,10 @@ class _Loop:
         self._thread.join(CANCEL_GRACE_S)
 
 
-class _Synced(Generic[Group]):
+class _Synced(Generic[Group_co]):
     """One group of methods of the asynchronous client, and the loop they run in."""
 
-    def __init__(self, group: Group, loop: _Loop) -> None:
+    def __init__(self, group: Group_co, loop: _Loop) -> None:
         self._group = group
         self._loop = loop
 
@@ -129,6 +131,9 @@ class _Jobs(_Synced[Jobs]):
     list = _walk(Jobs.list)
     versions = _walk(Jobs.versions)
     set_alias = _call(Jobs.set_alias)
+    delete_alias = _call(Jobs.delete_alias)
+    delete_version = _call(Jobs.delete_version)
+    set_retention = _call(Jobs.set_retention)
 
 
 class _Blobs(_Synced[Blobs]):
@@ -139,9 +144,16 @@ class _Blobs(_Synced[Blobs]):
 
 
 class _Artifacts(_Synced[Artifacts]):
-    create = _call(Artifacts.create)
+    upload = _call(Artifacts.upload)
     get = _call(Artifacts.get)
+    list = _walk(Artifacts.list)
     versions = _walk(Artifacts.versions)
+    lineage = _call(Artifacts.lineage)
+    record_uses = _call(Artifacts.record_uses)
+    set_alias = _call(Artifacts.set_alias)
+    delete_alias = _call(Artifacts.delete_alias)
+    delete_version = _call(Artifacts.delete_version)
+    set_retention = _call(Artifacts.set_retention)
     download = _call(Artifacts.download)
 
 

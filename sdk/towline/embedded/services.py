@@ -67,6 +67,7 @@ def programs(layout: Layout, addresses: Mapping[str, str], database_url: str) ->
             "DATABASE_URL": database_url,
             "BLOB_URL": layout.objects.as_uri(),
             "SPOOL_DIR": str(layout.spool),
+            "QUEUE_ADDRESS": addresses["queue"],
         },
         "queue": {
             "DATABASE_URL": database_url,

@@ -1,1 +1,1 @@
-"""What requests carry, read strictly: JSON, JSON Schemas, page tokens. No input and output."""
+"""What requests carry, read strictly: JSON, JSON Schemas, page tokens, what is wrong. No input and output."""

@@ -4,17 +4,22 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from towline.requests.json_values import Json, dump, parse
 from towline.requests.schema_acceptors import acceptor
+from towline.requests.schema_defects import broken_references, defects
 
 __all__ = ["Schema"]
+
+# In one message, so that it stays readable.
+_MOST_DEFECTS: Final = 10
 
 _TYPES: Final = {
     "string": "text",
@@ -34,21 +39,27 @@ class Schema:
         text: The schema as JSON.
 
     Raises:
-        ValueError: It is no valid schema of Draft 2020-12.
+        ValueError: It is no valid schema of Draft 2020-12; names the places.
     """
 
     def __init__(self, text: str) -> None:
         schema: Any = parse(text)
         if not isinstance(schema, dict | bool):
             raise ValueError("is no JSON Schema: it must be an object")
-        try:
-            Draft202012Validator.check_schema(schema)
-        except SchemaError as error:
-            raise ValueError(f"is no JSON Schema (Draft 2020-12): {_brief(error)}") from None
+        _raise(defects(schema), "is no JSON Schema (Draft 2020-12)")
+        self._schema = schema
         # An empty registry: a schema from outside must not make the service fetch anything.
         self._validator = Draft202012Validator(schema, registry=Registry())
         self.accepts = acceptor(schema)
         """Whether a value fits, seen quickly; False: `violations` tells."""
+
+    def check_alone(self) -> None:
+        """Check that it refers to nothing outside itself.
+
+        Raises:
+            ValueError: It does; names the places.
+        """
+        _raise(broken_references(self._schema), "refers to what is not in it")
 
     def violations(self, value: Json) -> Iterator[tuple[str | None, str]]:
         """Give (path, problem) for all that the schema forbids in `value`.
@@ -64,6 +75,12 @@ class Schema:
             yield from _explain(error)
 
 
+def _raise(found: Iterator[tuple[str, str]], what: str) -> None:
+    told = [f"{place}: {problem}" if place else problem for place, problem in islice(found, _MOST_DEFECTS)]
+    if told:
+        raise ValueError(f"{what}: {'; '.join(told)}")
+
+
 def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
     path = _path(error)
     expected: Any = error.validator_value
@@ -77,9 +94,7 @@ def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
             for key in missing:
                 yield _join(path, key), "is missing"
         case "type":
-            kinds = [expected] if isinstance(expected, str) else expected
-            wanted = " or ".join(_TYPES.get(kind, kind) for kind in kinds)
-            yield path, f"must be {wanted}, not {_shown(error.instance)}"
+            yield path, f"must be {_kinds(expected)}, not {_shown(error.instance)}"
         case "enum":
             allowed = ", ".join(map(_shown, expected))
             yield path, f"must be one of {allowed}, not {_shown(error.instance)}"
@@ -93,10 +108,40 @@ def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
                 "exclusiveMaximum": "less than",
             }[error.validator]
             yield path, f"must be {bound} {expected}, not {_shown(error.instance)}"
+        case "anyOf" | "oneOf" if error.context:
+            yield from _explain_choice(error, path)
         case "pattern":
             yield path, f"must match {expected}, unlike {_shown(error.instance)}"
         case _:
             yield path, _brief(error)
+
+
+def _explain_choice(error: ValidationError, path: str) -> Iterator[tuple[str, str]]:
+    """Explain a value that fits none of some schemas: by the one it is meant for, if that can be told."""
+    by_choice: dict[Any, list[ValidationError]] = {}
+    for inner in error.context or ():
+        by_choice.setdefault(inner.relative_schema_path[0], []).append(inner)
+    other_type = [_of_other_type(errors) for errors in by_choice.values()]
+    if all(kind is not None for kind in other_type):
+        yield path, f"must be {_kinds([kind for kind in other_type if kind])}, not {_shown(error.instance)}"
+    elif other_type.count(None) == 1:
+        for inner in list(by_choice.values())[other_type.index(None)]:
+            yield from _explain(inner)
+    else:
+        yield path, _brief(error)
+
+
+def _of_other_type(errors: list[ValidationError]) -> str | None:
+    """Return the type that a schema demands of a value which has another; None: that is not what is wrong."""
+    for error in errors:
+        if error.validator == "type" and not error.relative_path and isinstance(error.validator_value, str):
+            return error.validator_value
+    return None
+
+
+def _kinds(expected: Any) -> str:
+    kinds = [expected] if isinstance(expected, str) else expected
+    return " or ".join(_TYPES.get(kind, kind) for kind in kinds)
 
 
 def _properties(error: ValidationError) -> Mapping[str, object]:
@@ -139,5 +184,5 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def _brief(error: ValidationError | SchemaError) -> str:
+def _brief(error: ValidationError) -> str:
     return error.message if len(error.message) <= 200 else f"{error.message[:199]}…"

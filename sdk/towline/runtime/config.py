@@ -2,10 +2,11 @@
 
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Config", "Plain", "merged", "plain"]
+__all__ = ["Config", "Plain", "jsonable", "merged", "plain"]
 
 MOST_LEVELS: Final = 64
 
@@ -87,8 +88,9 @@ class Plain(NamedTuple):
 def plain(config: object) -> Plain:
     """Turn a config as programs have it into what JSON holds.
 
-    Mappings, dataclasses, `argparse.Namespace`, pydantic models, enums, paths, tuples, NumPy scalars and
-    arrays (anything with `tolist()` or `item()`) are understood, without importing any of these libraries.
+    Mappings, dataclasses, `argparse.Namespace`, OmegaConf's, a click context (its parameters), pydantic
+    models, enums, paths, tuples, NumPy scalars and arrays (anything with `tolist()` or `item()`) are
+    understood, without importing any of these libraries.
     What holds itself, lies more than 64 levels deep or raises an exception when it is read is refused.
 
     Raises:
@@ -101,6 +103,15 @@ def plain(config: object) -> Plain:
             "a pydantic model"
         )
     return _parted(fields, "", frozenset({id(config)}))
+
+
+def jsonable(value: Any) -> Any:
+    """Give a value as JSON holds it, all of it; NaN and infinity as text, for JSON has no numbers for them.
+
+    Raises:
+        Exception: It cannot be held, or what its own code raises.
+    """
+    return _plain(value, frozenset(), _as_text)
 
 
 def _parted(fields: Mapping[Any, Any], path: str, above: frozenset[int]) -> Plain:
@@ -131,26 +142,38 @@ def _may_enter(value: Any, above: frozenset[int]) -> bool:
     return len(above) < MOST_LEVELS and id(value) not in above
 
 
-def _plain(value: Any, above: frozenset[int]) -> Any:
-    """Give a value as JSON holds it, all of it; _NotPlain where that cannot be."""
+def _refused(_: float) -> Any:
+    raise _NotPlain
+
+
+def _as_text(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _plain(value: Any, above: frozenset[int], odd: Callable[[float], Any] = _refused) -> Any:
+    """Give a value as JSON holds it, all of it; _NotPlain where that cannot be.
+
+    Args:
+        value: It.
+        above: Ids of the containers it lies in.
+        odd: Gives what stands for a number that JSON does not have.
+    """
     # Subclasses, such as numpy.float64 and enum.IntEnum, become the plain type.
     for kind in (int, str):
         if isinstance(value, kind) and not isinstance(value, bool):
             return kind(getattr(value, "_value_", value))
     if isinstance(value, float):
-        if not math.isfinite(value):
-            raise _NotPlain
-        return float(value)
+        return float(value) if math.isfinite(value) else odd(value)
     if value is None or isinstance(value, bool):
         return value
     if not _may_enter(value, above):
         raise _NotPlain
     within = above | {id(value)}
     if isinstance(value, list | tuple):
-        return [_plain(item, within) for item in value]
+        return [_plain(item, within, odd) for item in value]
     if (fields := _fields(value)) is not None:
-        return {_key(name): _plain(inner, within) for name, inner in fields.items()}
-    return _plain(_simpler(value), within)
+        return {_key(name): _plain(inner, within, odd) for name, inner in fields.items()}
+    return _plain(_simpler(value), within, odd)
 
 
 def _key(name: Any) -> str:
@@ -161,23 +184,36 @@ def _key(name: Any) -> str:
 
 def _fields(value: Any) -> Mapping[Any, Any] | None:
     """Give the fields of a value that has some, and None of any other."""
-    if isinstance(value, Mapping):
-        return value
-    if isinstance(value, type):
-        return None
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: getattr(value, name) for name in value.__dataclass_fields__}
-    if callable(dump := getattr(value, "model_dump", None)):  # pydantic
-        return dict(dump())
-    if type(value).__name__ in ("Namespace", "SimpleNamespace"):
-        return dict(vars(value))
-    return None
+    kind = type(value).__name__
+    fields: Mapping[Any, Any] | None = None
+    if kind == "DictConfig" and "omegaconf" in sys.modules:
+        fields = _container(value)
+    elif isinstance(value, Mapping):
+        fields = value
+    elif isinstance(value, type):
+        fields = None
+    elif hasattr(value, "__dataclass_fields__"):
+        fields = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    elif callable(dump := getattr(value, "model_dump", None)):  # pydantic
+        fields = dict(dump())
+    elif kind in ("Namespace", "SimpleNamespace"):
+        fields = dict(vars(value))
+    elif kind == "Context" and isinstance(given := getattr(value, "params", None), dict):  # click
+        fields = given
+    return fields
+
+
+def _container(value: Any) -> Any:
+    """Give what OmegaConf's containers hold, with their interpolations resolved."""
+    return sys.modules["omegaconf"].OmegaConf.to_container(value, resolve=True)
 
 
 def _simpler(value: Any) -> Any:
     """Give what stands for a path, an enum member, an array or a scalar; _NotPlain for anything else."""
     if isinstance(value, type):
         raise _NotPlain
+    if type(value).__name__ == "ListConfig" and "omegaconf" in sys.modules:
+        return _container(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "_value_") and hasattr(value, "_name_"):  # enum.Enum, which is slow to import

@@ -3,21 +3,22 @@
 The work is done by `towline.capture.recorder` in a process of its own: it costs the program no time, goes
 on when the program is killed, and shares no libraries with it. The two speak over a pipe: one line of JSON
 at the start, one at the end; a pipe that closes without the second line says that the program was killed.
+What else the program has to say lies in a folder, see `towline.runtime.spool`.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from towline.errors import TowlineError
-from towline.runtime import environment
-from towline.runtime.endpoints import Endpoints
+from towline.runtime.saying import say
+from towline.runtime.spool import RECORD, Spool, write_init
 
-__all__ = ["Recording", "start"]
+__all__ = ["Recording", "record", "start"]
 
 _RECORDER = "import sys; sys.path.append({!r}); from towline.capture.recorder import main; main()"
 
@@ -25,8 +26,9 @@ _RECORDER = "import sys; sys.path.append({!r}); from towline.capture.recorder im
 class Recording:
     """A recording that goes on."""
 
-    def __init__(self, recorder: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, recorder: "subprocess.Popen[bytes]", spool: Spool) -> None:
         self._recorder = recorder
+        self._spool = spool
 
     def end(self, failure: str | None) -> None:
         """Tell that the program ends, and wait until its job is made; see Run.finish.
@@ -34,32 +36,42 @@ class Recording:
         Args:
             failure: Name of the exception that ended the program, None if none did.
         """
+        self._spool.leave()
         try:
             _tell(self._recorder, {"failure": failure}, last=True)
             status = self._recorder.wait()
-        except KeyboardInterrupt:
-            self._recorder.kill()
-            self._recorder.wait()
-            say("not recorded: interrupted")
+        except KeyboardInterrupt:  # a second one, from a person who does not want to wait
+            say("the recording goes on in the background")
         except OSError as error:  # it has said itself why it ended
-            self._recorder.wait()
-            if self._recorder.returncode:
-                say(f"not recorded: {error}")
+            if self._recorder.wait():
+                self._clean_up(str(error))
         else:
             if status < 0:
-                say(f"not recorded: the recorder was killed by signal {-status}")
+                self._clean_up(f"the recorder was killed by signal {-status}")
+
+    def _clean_up(self, problem: str) -> None:
+        """Remove what a recorder that was killed has left, unless its record was finished."""
+        if (self._spool.path / RECORD).exists():
+            say(f"recorded offline: {problem}. `towline sync` sends it")
+        else:
+            say(f"not recorded: {problem}")
+            shutil.rmtree(self._spool.path, ignore_errors=True)
 
 
 def start(
-    config: dict[str, Any], *, refused: Sequence[str], job: str | None, excluded: Sequence[Path]
+    init: Mapping[str, Any],
+    *,
+    refused: Sequence[str],
+    excluded: Sequence[Path],
+    lock: str | os.PathLike[str] | None,
 ) -> Recording | None:
     """Start recording this program; None, and a line for people, where that cannot be.
 
     Args:
-        config: Default parameters, as JSON holds them.
+        init: What `towline.init` was given, see `towline.runtime.spool`.
         refused: Parameters that JSON does not hold.
-        job: Name of the job; None: made from the script's name.
         excluded: Folders that are no source, such as that of the outputs.
+        lock: Path of the project's own lock; None: what is installed is recorded.
     """
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
@@ -73,44 +85,73 @@ def start(
         say(f"JSON cannot hold these parameters, so they are not recorded: {', '.join(refused)}")
     spec = getattr(main, "__spec__", None)
     try:
-        Endpoints.discover()
-        folder = str(Path(__file__).parents[2])
-        recorder = subprocess.Popen(
-            [sys.executable, "-P", "-c", _RECORDER.format(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C ends the program, not its recording
-        )
         program = {
             "script": None if spec else os.path.abspath(script),  # noqa: PTH100 - cannot fail on odd names
             "module": spec.name.removesuffix(".__main__") if spec else None,
             "arguments": sys.argv[1:],
             "command": sys.orig_argv,
-            "cwd": str(Path.cwd()),
-            "paths": [path for path in sys.path if path],
-            "config_json": json.dumps(config, sort_keys=True, allow_nan=False),
-            "job": job,
-            "excluded": [str(path) for path in excluded],
+            "launcher": _launcher(),
         }
-        _tell(recorder, program)
-    except TowlineError as error:
-        say(f"not recorded: {error.message} (with {environment.RECORD}=0 nothing is recorded, or said)")
-        return None
+        asked = {
+            "program": program,
+            "excluded": [str(path) for path in excluded],
+            "lock": os.fspath(lock) if lock else "",
+        }
+        spool = Spool()
+        recording = record(asked, spool, init)
+        os.environ.update(spool.variables)
+        return recording
     except Exception as error:  # whatever it is, the program goes on
         say(f"not recorded: {type(error).__name__}: {error}")
         return None
-    return Recording(recorder)
 
 
-def say(line: str) -> None:
-    """Tell people one thing, in one line; where nobody listens, nothing happens."""
+def record(asked: Mapping[str, Any], spool: Spool, init: Mapping[str, Any] | None) -> Recording:
+    """Start a recorder; where that fails, the spool is removed.
+
+    Args:
+        asked: What it records; see `towline.capture.recorder`.
+        spool: Folder of the recording.
+        init: What `towline.init` was given; None: a program below may still call it.
+
+    Raises:
+        OSError: There is no room for the recording, or no process can be started.
+    """
     try:
-        print(f"towline: {' '.join(line.split())}", file=sys.stderr, flush=True)  # noqa: T201 - for people
-    except (OSError, ValueError, AttributeError):  # stderr closed, or None
-        return
+        if init is not None:
+            write_init(spool.path, init)
+        recorder = subprocess.Popen(
+            [sys.executable, "-P", "-c", _RECORDER.format(str(Path(__file__).parents[2]))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C ends the program, not its recording
+            pass_fds=(spool.lock,),
+        )
+        here = {
+            "cwd": str(Path.cwd()),
+            "paths": [path for path in sys.path if path],
+            "spool": str(spool.path),
+        }
+        _tell(recorder, {**here, **asked})
+    except BaseException:
+        spool.leave()
+        shutil.rmtree(spool.path, ignore_errors=True)
+        raise
+    return Recording(recorder, spool)
 
 
-def _tell(recorder: "subprocess.Popen[bytes]", message: dict[str, Any], *, last: bool = False) -> None:
+def _launcher() -> list[str] | None:
+    """Give the command line of torch's launcher, where this is a worker of one: that is what to run again."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return [os.fsdecode(word) for word in words[:-1]]
+
+
+def _tell(recorder: "subprocess.Popen[bytes]", message: Mapping[str, Any], *, last: bool = False) -> None:
     pipe = recorder.stdin
     if pipe is None:
         raise OSError("the recorder has no pipe")

@@ -9,7 +9,8 @@ outputs of a run.
 
 Resource names:
   artifacts/{artifact}                      {artifact}: [A-Za-z0-9_.-]{1,128}
-  artifacts/{artifact}/versions/{version}   {version}: v0, v1, …; "latest" is read as the newest
+  artifacts/{artifact}/versions/{version}   {version}: v0, v1, …
+  artifacts/{artifact}/versions/{alias}     accepted wherever a version is read; never returned
 """
 
 from collections import abc as _abc
@@ -17,6 +18,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from towline.v1 import jobs_pb2 as _jobs_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -42,6 +44,9 @@ class ArtifactVersion(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PRODUCER_RUN_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    PRODUCER_JOB_VERSION_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"artifacts/{artifact}/versions/{version}"."""
     type: _builtins.str
@@ -53,7 +58,13 @@ class ArtifactVersion(_message.Message):
     file_count: _builtins.int
     """How many files it has."""
     producer_run: _builtins.str
-    """The run that made it, "runs/{run}"; empty: made by hand."""
+    """The run that made it, "runs/{run}"; empty: made by hand, or by the recording of `producer_job_version`. Who sends
+    equal content later is not noted.
+    """
+    producer_job_version: _builtins.str
+    """The job version whose recording or run made it, "jobs/{job}/versions/{version}"; empty: not told."""
+    metadata_json: _builtins.str
+    """What its maker says of it: the text of a JSON object; informative, at most 64 KiB. Empty: nothing."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]:
         """The files by path; empty in lists."""
@@ -61,6 +72,10 @@ class ArtifactVersion(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Aliases that point at it now, sorted; "latest" points at the one that was sent last."""
 
     def __init__(
         self,
@@ -73,14 +88,63 @@ class ArtifactVersion(_message.Message):
         files: _abc.Iterable[Global___ArtifactFile] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         producer_run: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        producer_job_version: _builtins.str = ...,
+        metadata_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "file_count", b"file_count", "files", b"files", "name", b"name", "producer_run", b"producer_run", "size_bytes", b"size_bytes", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "create_time", b"create_time", "digest", b"digest", "file_count", b"file_count", "files", b"files", "metadata_json", b"metadata_json", "name", b"name", "producer_job_version", b"producer_job_version", "producer_run", b"producer_run", "size_bytes", b"size_bytes", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArtifactVersion: _TypeAlias = ArtifactVersion  # noqa: Y015
+
+@_typing.final
+class Artifact(_message.Message):
+    """Artifact is a named series of versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LATEST_VERSION_FIELD_NUMBER: _builtins.int
+    VERSION_COUNT_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"artifacts/{artifact}"."""
+    latest_version: _builtins.str
+    """Where "latest" points, "artifacts/{artifact}/versions/{version}"."""
+    version_count: _builtins.int
+    """How many versions were made, deleted ones included."""
+    type: _builtins.str
+    """Type of the latest version."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first version was made."""
+
+    @_builtins.property
+    def retention(self) -> _jobs_pb2.RetentionPolicy:
+        """Which versions are deleted by themselves; unset: none."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        latest_version: _builtins.str = ...,
+        version_count: _builtins.int = ...,
+        type: _builtins.str = ...,
+        retention: _jobs_pb2.RetentionPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "latest_version", b"latest_version", "name", b"name", "retention", b"retention", "type", b"type", "version_count", b"version_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
 
 @_typing.final
 class ArtifactFile(_message.Message):
@@ -129,6 +193,9 @@ class CreateArtifactVersionRequest(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     PRODUCER_RUN_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    PRODUCER_JOB_VERSION_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key, a UUID chosen by the client: same id and body, same answer;
     same id, other body: INVALID_ARGUMENT/REQUEST_ID_REUSED.
@@ -139,9 +206,17 @@ class CreateArtifactVersionRequest(_message.Message):
     """What it is, see ArtifactVersion.type."""
     producer_run: _builtins.str
     """The run that made it, "runs/{run}"; empty: made by hand."""
+    producer_job_version: _builtins.str
+    """See ArtifactVersion.producer_job_version."""
+    metadata_json: _builtins.str
+    """See ArtifactVersion.metadata_json."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]:
         """The files; their blobs must be in the registry. At most 100,000, and 15 MiB of them."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Aliases to set on the version, besides "latest"; at most 64, see SetArtifactAliasRequest.alias."""
 
     def __init__(
         self,
@@ -151,10 +226,13 @@ class CreateArtifactVersionRequest(_message.Message):
         type: _builtins.str = ...,
         files: _abc.Iterable[Global___ArtifactFile] | None = ...,
         producer_run: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        producer_job_version: _builtins.str = ...,
+        metadata_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "files", b"files", "producer_run", b"producer_run", "request_id", b"request_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "artifact", b"artifact", "files", b"files", "metadata_json", b"metadata_json", "producer_job_version", b"producer_job_version", "producer_run", b"producer_run", "request_id", b"request_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,10 +247,10 @@ class CreateArtifactVersionResponse(_message.Message):
     ARTIFACT_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False if the newest version already had this content."""
+    """False if a version already had this content."""
     @_builtins.property
     def artifact_version(self) -> Global___ArtifactVersion:
-        """The version made, or the newest one if its content is equal; without files."""
+        """The version made, or the one whose content is equal; without files."""
 
     def __init__(
         self,
@@ -195,16 +273,20 @@ class GetArtifactVersionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    WITHOUT_FILES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"artifacts/{artifact}/versions/{version or "latest"}"."""
+    """"artifacts/{artifact}/versions/{version or alias}"."""
+    without_files: _builtins.bool
+    """Leave out `files`, which may be megabytes, as lists do."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        without_files: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "without_files", b"without_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -291,6 +373,425 @@ class ListArtifactVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListArtifactVersionsResponse: _TypeAlias = ListArtifactVersionsResponse  # noqa: Y015
+
+@_typing.final
+class ListArtifactsRequest(_message.Message):
+    """ListArtifactsRequest asks for a page of artifacts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most artifacts to return; 0: 50, at most 1000."""
+    page_token: _builtins.str
+    """Token of the page before; empty: the first."""
+    type: _builtins.str
+    """Only those of this type; empty: any."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListArtifactsRequest: _TypeAlias = ListArtifactsRequest  # noqa: Y015
+
+@_typing.final
+class ListArtifactsResponse(_message.Message):
+    """ListArtifactsResponse is a page of artifacts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty: none."""
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
+        """Artifacts by name."""
+
+    def __init__(
+        self,
+        *,
+        artifacts: _abc.Iterable[Global___Artifact] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListArtifactsResponse: _TypeAlias = ListArtifactsResponse  # noqa: Y015
+
+@_typing.final
+class SetArtifactAliasRequest(_message.Message):
+    """SetArtifactAliasRequest points an alias at a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key, see CreateArtifactVersionRequest."""
+    name: _builtins.str
+    """"artifacts/{artifact}/versions/{version or alias}"."""
+    alias: _builtins.str
+    """The alias, [A-Za-z0-9_.-]{1,128}, not starting with "." or "-"; "latest" and names of the
+    form v0, v1, … are refused.
+    """
+    expected: _builtins.str
+    """Compare-and-set, see SetJobAliasRequest.expected."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        expected: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "expected", b"expected", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetArtifactAliasRequest: _TypeAlias = SetArtifactAliasRequest  # noqa: Y015
+
+@_typing.final
+class SetArtifactAliasResponse(_message.Message):
+    """SetArtifactAliasResponse is the version the alias points at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def artifact_version(self) -> Global___ArtifactVersion:
+        """The version, without files."""
+
+    def __init__(
+        self,
+        *,
+        artifact_version: Global___ArtifactVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact_version", b"artifact_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_version", b"artifact_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetArtifactAliasResponse: _TypeAlias = SetArtifactAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteArtifactAliasRequest(_message.Message):
+    """DeleteArtifactAliasRequest names an alias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key, see CreateArtifactVersionRequest."""
+    name: _builtins.str
+    """"artifacts/{artifact}/versions/{alias}"; not "latest"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteArtifactAliasRequest: _TypeAlias = DeleteArtifactAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteArtifactAliasResponse(_message.Message):
+    """DeleteArtifactAliasResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteArtifactAliasResponse: _TypeAlias = DeleteArtifactAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteArtifactVersionRequest(_message.Message):
+    """DeleteArtifactVersionRequest names a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key, see CreateArtifactVersionRequest."""
+    name: _builtins.str
+    """"artifacts/{artifact}/versions/{version}", not an alias."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteArtifactVersionRequest: _TypeAlias = DeleteArtifactVersionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteArtifactVersionResponse(_message.Message):
+    """DeleteArtifactVersionResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteArtifactVersionResponse: _TypeAlias = DeleteArtifactVersionResponse  # noqa: Y015
+
+@_typing.final
+class SetArtifactRetentionRequest(_message.Message):
+    """SetArtifactRetentionRequest sets a policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key, see CreateArtifactVersionRequest."""
+    name: _builtins.str
+    """"artifacts/{artifact}"."""
+    @_builtins.property
+    def retention(self) -> _jobs_pb2.RetentionPolicy:
+        """The policy; unset: keep everything."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        retention: _jobs_pb2.RetentionPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetArtifactRetentionRequest: _TypeAlias = SetArtifactRetentionRequest  # noqa: Y015
+
+@_typing.final
+class SetArtifactRetentionResponse(_message.Message):
+    """SetArtifactRetentionResponse is the artifact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def artifact(self) -> Global___Artifact:
+        """The artifact."""
+
+    def __init__(
+        self,
+        *,
+        artifact: Global___Artifact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetArtifactRetentionResponse: _TypeAlias = SetArtifactRetentionResponse  # noqa: Y015
+
+@_typing.final
+class RecordArtifactUsesRequest(_message.Message):
+    """RecordArtifactUsesRequest says who reads what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    JOB_VERSION_FIELD_NUMBER: _builtins.int
+    ARTIFACT_VERSIONS_FIELD_NUMBER: _builtins.int
+    job_version: _builtins.str
+    """Their job version, "jobs/{job}/versions/{version}"; required where there is no run."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The runs that read, "runs/{run}" each, at most 1000; none: a recording."""
+
+    @_builtins.property
+    def artifact_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"artifacts/{artifact}/versions/{version}" each; at most 64."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+        job_version: _builtins.str = ...,
+        artifact_versions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_versions", b"artifact_versions", "job_version", b"job_version", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordArtifactUsesRequest: _TypeAlias = RecordArtifactUsesRequest  # noqa: Y015
+
+@_typing.final
+class RecordArtifactUsesResponse(_message.Message):
+    """RecordArtifactUsesResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordArtifactUsesResponse: _TypeAlias = RecordArtifactUsesResponse  # noqa: Y015
+
+@_typing.final
+class ArtifactUse(_message.Message):
+    """ArtifactUse is one reader of an artifact version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    JOB_VERSION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """"runs/{run}"; empty: the recording of `job_version`."""
+    job_version: _builtins.str
+    """"jobs/{job}/versions/{version}"."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was noted first."""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        job_version: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "job_version", b"job_version", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArtifactUse: _TypeAlias = ArtifactUse  # noqa: Y015
+
+@_typing.final
+class GetArtifactLineageRequest(_message.Message):
+    """GetArtifactLineageRequest names one version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"artifacts/{artifact}/versions/{version or alias}"."""
+    page_size: _builtins.int
+    """Most uses to return; 0: 50, at most 1000."""
+    page_token: _builtins.str
+    """Token of the page before; empty: the first."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArtifactLineageRequest: _TypeAlias = GetArtifactLineageRequest  # noqa: Y015
+
+@_typing.final
+class GetArtifactLineageResponse(_message.Message):
+    """GetArtifactLineageResponse is where a version came from and where it went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_VERSION_FIELD_NUMBER: _builtins.int
+    PRODUCER_INPUTS_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    DESCENDANTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page of uses; empty: none."""
+    @_builtins.property
+    def artifact_version(self) -> Global___ArtifactVersion:
+        """The version, without files; it names its producer."""
+
+    @_builtins.property
+    def producer_inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactVersion]:
+        """Versions that its producing run, or recording, read, without files; at most 1000."""
+
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactUse]:
+        """Who has read it, newest first."""
+
+    @_builtins.property
+    def descendants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactVersion]:
+        """Versions that the runs and recordings among `uses` made, without files, newest first; at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        artifact_version: Global___ArtifactVersion | None = ...,
+        producer_inputs: _abc.Iterable[Global___ArtifactVersion] | None = ...,
+        uses: _abc.Iterable[Global___ArtifactUse] | None = ...,
+        descendants: _abc.Iterable[Global___ArtifactVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact_version", b"artifact_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_version", b"artifact_version", "descendants", b"descendants", "next_page_token", b"next_page_token", "producer_inputs", b"producer_inputs", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArtifactLineageResponse: _TypeAlias = GetArtifactLineageResponse  # noqa: Y015
 
 @_typing.final
 class FindMissingBlobsRequest(_message.Message):
@@ -533,3 +1034,123 @@ class DownloadBlobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadBlobResponse: _TypeAlias = DownloadBlobResponse  # noqa: Y015
+
+@_typing.final
+class WholeBlob(_message.Message):
+    """WholeBlob is one blob in one piece."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """"sha256:" + 64 hex digits."""
+    data: _builtins.bytes
+    """All of its bytes; at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "digest", b"digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WholeBlob: _TypeAlias = WholeBlob  # noqa: Y015
+
+@_typing.final
+class UploadBlobsRequest(_message.Message):
+    """UploadBlobsRequest holds blobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___WholeBlob]:
+        """At most 1000, and 2 MiB of bytes together."""
+
+    def __init__(
+        self,
+        *,
+        blobs: _abc.Iterable[Global___WholeBlob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadBlobsRequest: _TypeAlias = UploadBlobsRequest  # noqa: Y015
+
+@_typing.final
+class UploadBlobsResponse(_message.Message):
+    """UploadBlobsResponse answers one message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_COUNT_FIELD_NUMBER: _builtins.int
+    stored_count: _builtins.int
+    """How many blobs of this stream are safe by now."""
+    def __init__(
+        self,
+        *,
+        stored_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stored_count", b"stored_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadBlobsResponse: _TypeAlias = UploadBlobsResponse  # noqa: Y015
+
+@_typing.final
+class DownloadBlobsRequest(_message.Message):
+    """DownloadBlobsRequest names blobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"sha256:" + 64 hex digits each, at most 1000; none larger than 1 MiB."""
+
+    def __init__(
+        self,
+        *,
+        digests: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadBlobsRequest: _TypeAlias = DownloadBlobsRequest  # noqa: Y015
+
+@_typing.final
+class DownloadBlobsResponse(_message.Message):
+    """DownloadBlobsResponse holds some of the blobs, in the order they were asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___WholeBlob]:
+        """At most 2 MiB of bytes together, unless it is a single blob."""
+
+    def __init__(
+        self,
+        *,
+        blobs: _abc.Iterable[Global___WholeBlob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadBlobsResponse: _TypeAlias = DownloadBlobsResponse  # noqa: Y015

@@ -29,7 +29,9 @@ class ArtifactServiceStub:
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND,
     INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED and FAILED_PRECONDITION/IN_USE (see JobService),
     UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -54,19 +56,57 @@ class ArtifactServiceStub:
                 request_serializer=towline_dot_v1_dot_artifacts__pb2.ListArtifactVersionsRequest.SerializeToString,
                 response_deserializer=towline_dot_v1_dot_artifacts__pb2.ListArtifactVersionsResponse.FromString,
                 _registered_method=True)
+        self.ListArtifacts = channel.unary_unary(
+                '/towline.v1.ArtifactService/ListArtifacts',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.ListArtifactsRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.ListArtifactsResponse.FromString,
+                _registered_method=True)
+        self.SetArtifactAlias = channel.unary_unary(
+                '/towline.v1.ArtifactService/SetArtifactAlias',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.SetArtifactAliasRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.SetArtifactAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteArtifactAlias = channel.unary_unary(
+                '/towline.v1.ArtifactService/DeleteArtifactAlias',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.DeleteArtifactAliasRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.DeleteArtifactAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteArtifactVersion = channel.unary_unary(
+                '/towline.v1.ArtifactService/DeleteArtifactVersion',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.DeleteArtifactVersionRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.DeleteArtifactVersionResponse.FromString,
+                _registered_method=True)
+        self.SetArtifactRetention = channel.unary_unary(
+                '/towline.v1.ArtifactService/SetArtifactRetention',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.SetArtifactRetentionRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.SetArtifactRetentionResponse.FromString,
+                _registered_method=True)
+        self.RecordArtifactUses = channel.unary_unary(
+                '/towline.v1.ArtifactService/RecordArtifactUses',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.RecordArtifactUsesRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.RecordArtifactUsesResponse.FromString,
+                _registered_method=True)
+        self.GetArtifactLineage = channel.unary_unary(
+                '/towline.v1.ArtifactService/GetArtifactLineage',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.GetArtifactLineageRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.GetArtifactLineageResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer:
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND,
     INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED and FAILED_PRECONDITION/IN_USE (see JobService),
     UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def CreateArtifactVersion(self, request, context):
         """CreateArtifactVersion adds a version to an artifact, and the artifact with its first one.
-        The newest version is returned, and none is made, when its type and files are equal.
+        Where a version of the artifact has the same type and files, whoever sent it, that one is returned and none is
+        made; the aliases asked for are set on it, and "latest" points at it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,6 +121,59 @@ class ArtifactServiceServicer:
 
     def ListArtifactVersions(self, request, context):
         """ListArtifactVersions returns the versions of one artifact, newest first, without manifests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListArtifacts(self, request, context):
+        """ListArtifacts returns artifacts by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetArtifactAlias(self, request, context):
+        """SetArtifactAlias makes an alias point at a version, moving it if it exists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteArtifactAlias(self, request, context):
+        """DeleteArtifactAlias takes an alias away; the version stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteArtifactVersion(self, request, context):
+        """DeleteArtifactVersion makes a version unknown from now on; its number is not given again. A version that a run
+        uses or that is an input of a job version (by its name, or by an alias that points at it), or one with an alias
+        other than "latest", is FAILED_PRECONDITION/IN_USE. "latest" then points at the newest that is left; an artifact
+        without versions is not listed. Its bytes go some days later, where nothing else has them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetArtifactRetention(self, request, context):
+        """SetArtifactRetention says which versions of an artifact are deleted by themselves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordArtifactUses(self, request, context):
+        """RecordArtifactUses notes that runs, or the recording of a job version, read artifact versions; repeating it
+        changes nothing. From then on a version that a run reads cannot be deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetArtifactLineage(self, request, context):
+        """GetArtifactLineage says what made an artifact version and what has read it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +197,41 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     request_deserializer=towline_dot_v1_dot_artifacts__pb2.ListArtifactVersionsRequest.FromString,
                     response_serializer=towline_dot_v1_dot_artifacts__pb2.ListArtifactVersionsResponse.SerializeToString,
             ),
+            'ListArtifacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListArtifacts,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.ListArtifactsRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.ListArtifactsResponse.SerializeToString,
+            ),
+            'SetArtifactAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetArtifactAlias,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.SetArtifactAliasRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.SetArtifactAliasResponse.SerializeToString,
+            ),
+            'DeleteArtifactAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteArtifactAlias,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.DeleteArtifactAliasRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.DeleteArtifactAliasResponse.SerializeToString,
+            ),
+            'DeleteArtifactVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteArtifactVersion,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.DeleteArtifactVersionRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.DeleteArtifactVersionResponse.SerializeToString,
+            ),
+            'SetArtifactRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetArtifactRetention,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.SetArtifactRetentionRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.SetArtifactRetentionResponse.SerializeToString,
+            ),
+            'RecordArtifactUses': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordArtifactUses,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.RecordArtifactUsesRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.RecordArtifactUsesResponse.SerializeToString,
+            ),
+            'GetArtifactLineage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArtifactLineage,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.GetArtifactLineageRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.GetArtifactLineageResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'towline.v1.ArtifactService', rpc_method_handlers)
@@ -116,7 +244,9 @@ class ArtifactService:
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND,
     INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED and FAILED_PRECONDITION/IN_USE (see JobService),
     UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -201,6 +331,195 @@ class ArtifactService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def ListArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.ArtifactService/ListArtifacts',
+            towline_dot_v1_dot_artifacts__pb2.ListArtifactsRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.ListArtifactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetArtifactAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.ArtifactService/SetArtifactAlias',
+            towline_dot_v1_dot_artifacts__pb2.SetArtifactAliasRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.SetArtifactAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteArtifactAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.ArtifactService/DeleteArtifactAlias',
+            towline_dot_v1_dot_artifacts__pb2.DeleteArtifactAliasRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.DeleteArtifactAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteArtifactVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.ArtifactService/DeleteArtifactVersion',
+            towline_dot_v1_dot_artifacts__pb2.DeleteArtifactVersionRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.DeleteArtifactVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetArtifactRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.ArtifactService/SetArtifactRetention',
+            towline_dot_v1_dot_artifacts__pb2.SetArtifactRetentionRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.SetArtifactRetentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordArtifactUses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.ArtifactService/RecordArtifactUses',
+            towline_dot_v1_dot_artifacts__pb2.RecordArtifactUsesRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.RecordArtifactUsesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArtifactLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.ArtifactService/GetArtifactLineage',
+            towline_dot_v1_dot_artifacts__pb2.GetArtifactLineageRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.GetArtifactLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class BlobServiceStub:
     """BlobService moves bytes.
@@ -238,6 +557,16 @@ class BlobServiceStub:
                 '/towline.v1.BlobService/DownloadBlob',
                 request_serializer=towline_dot_v1_dot_artifacts__pb2.DownloadBlobRequest.SerializeToString,
                 response_deserializer=towline_dot_v1_dot_artifacts__pb2.DownloadBlobResponse.FromString,
+                _registered_method=True)
+        self.UploadBlobs = channel.stream_stream(
+                '/towline.v1.BlobService/UploadBlobs',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.UploadBlobsRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.UploadBlobsResponse.FromString,
+                _registered_method=True)
+        self.DownloadBlobs = channel.unary_stream(
+                '/towline.v1.BlobService/DownloadBlobs',
+                request_serializer=towline_dot_v1_dot_artifacts__pb2.DownloadBlobsRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_artifacts__pb2.DownloadBlobsResponse.FromString,
                 _registered_method=True)
 
 
@@ -284,6 +613,22 @@ class BlobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadBlobs(self, request_iterator, context):
+        """UploadBlobs stores many small blobs: the way for folders of many files. Each message holds whole blobs; each is
+        answered, in order, once its blobs are safe. A blob whose digest differs ends the stream with DIGEST_MISMATCH;
+        those of the messages before it are stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadBlobs(self, request, context):
+        """DownloadBlobs streams many small blobs, each whole, in the order asked for. The reader checks the digests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BlobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -306,6 +651,16 @@ def add_BlobServiceServicer_to_server(servicer, server):
                     servicer.DownloadBlob,
                     request_deserializer=towline_dot_v1_dot_artifacts__pb2.DownloadBlobRequest.FromString,
                     response_serializer=towline_dot_v1_dot_artifacts__pb2.DownloadBlobResponse.SerializeToString,
+            ),
+            'UploadBlobs': grpc.stream_stream_rpc_method_handler(
+                    servicer.UploadBlobs,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.UploadBlobsRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.UploadBlobsResponse.SerializeToString,
+            ),
+            'DownloadBlobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadBlobs,
+                    request_deserializer=towline_dot_v1_dot_artifacts__pb2.DownloadBlobsRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_artifacts__pb2.DownloadBlobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -424,6 +779,60 @@ class BlobService:
             '/towline.v1.BlobService/DownloadBlob',
             towline_dot_v1_dot_artifacts__pb2.DownloadBlobRequest.SerializeToString,
             towline_dot_v1_dot_artifacts__pb2.DownloadBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadBlobs(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/towline.v1.BlobService/UploadBlobs',
+            towline_dot_v1_dot_artifacts__pb2.UploadBlobsRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.UploadBlobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadBlobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/towline.v1.BlobService/DownloadBlobs',
+            towline_dot_v1_dot_artifacts__pb2.DownloadBlobsRequest.SerializeToString,
+            towline_dot_v1_dot_artifacts__pb2.DownloadBlobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,7 +9,8 @@ outputs of a run.
 
 Resource names:
   artifacts/{artifact}                      {artifact}: [A-Za-z0-9_.-]{1,128}
-  artifacts/{artifact}/versions/{version}   {version}: v0, v1, …; "latest" is read as the newest
+  artifacts/{artifact}/versions/{version}   {version}: v0, v1, …
+  artifacts/{artifact}/versions/{alias}     accepted wherever a version is read; never returned
 """
 
 from collections import abc as _abc
@@ -39,7 +40,9 @@ class ArtifactServiceStub:
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND,
     INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED and FAILED_PRECONDITION/IN_USE (see JobService),
     UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -49,37 +52,83 @@ class ArtifactServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ArtifactServiceAsyncStub: ...
     CreateArtifactVersion: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.CreateArtifactVersionRequest, _artifacts_pb2.CreateArtifactVersionResponse]
     """CreateArtifactVersion adds a version to an artifact, and the artifact with its first one.
-    The newest version is returned, and none is made, when its type and files are equal.
+    Where a version of the artifact has the same type and files, whoever sent it, that one is returned and none is
+    made; the aliases asked for are set on it, and "latest" points at it again.
     """
     GetArtifactVersion: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.GetArtifactVersionRequest, _artifacts_pb2.GetArtifactVersionResponse]
     """GetArtifactVersion returns one version with its whole manifest."""
     ListArtifactVersions: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.ListArtifactVersionsRequest, _artifacts_pb2.ListArtifactVersionsResponse]
     """ListArtifactVersions returns the versions of one artifact, newest first, without manifests."""
+    ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.ListArtifactsRequest, _artifacts_pb2.ListArtifactsResponse]
+    """ListArtifacts returns artifacts by name."""
+    SetArtifactAlias: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.SetArtifactAliasRequest, _artifacts_pb2.SetArtifactAliasResponse]
+    """SetArtifactAlias makes an alias point at a version, moving it if it exists."""
+    DeleteArtifactAlias: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.DeleteArtifactAliasRequest, _artifacts_pb2.DeleteArtifactAliasResponse]
+    """DeleteArtifactAlias takes an alias away; the version stays."""
+    DeleteArtifactVersion: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.DeleteArtifactVersionRequest, _artifacts_pb2.DeleteArtifactVersionResponse]
+    """DeleteArtifactVersion makes a version unknown from now on; its number is not given again. A version that a run
+    uses or that is an input of a job version (by its name, or by an alias that points at it), or one with an alias
+    other than "latest", is FAILED_PRECONDITION/IN_USE. "latest" then points at the newest that is left; an artifact
+    without versions is not listed. Its bytes go some days later, where nothing else has them.
+    """
+    SetArtifactRetention: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.SetArtifactRetentionRequest, _artifacts_pb2.SetArtifactRetentionResponse]
+    """SetArtifactRetention says which versions of an artifact are deleted by themselves."""
+    RecordArtifactUses: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.RecordArtifactUsesRequest, _artifacts_pb2.RecordArtifactUsesResponse]
+    """RecordArtifactUses notes that runs, or the recording of a job version, read artifact versions; repeating it
+    changes nothing. From then on a version that a run reads cannot be deleted.
+    """
+    GetArtifactLineage: _grpc.UnaryUnaryMultiCallable[_artifacts_pb2.GetArtifactLineageRequest, _artifacts_pb2.GetArtifactLineageResponse]
+    """GetArtifactLineage says what made an artifact version and what has read it."""
 
 @_typing.type_check_only
 class ArtifactServiceAsyncStub(ArtifactServiceStub):
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND,
     INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED and FAILED_PRECONDITION/IN_USE (see JobService),
     UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateArtifactVersion: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.CreateArtifactVersionRequest, _artifacts_pb2.CreateArtifactVersionResponse]  # type: ignore[assignment]
     """CreateArtifactVersion adds a version to an artifact, and the artifact with its first one.
-    The newest version is returned, and none is made, when its type and files are equal.
+    Where a version of the artifact has the same type and files, whoever sent it, that one is returned and none is
+    made; the aliases asked for are set on it, and "latest" points at it again.
     """
     GetArtifactVersion: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.GetArtifactVersionRequest, _artifacts_pb2.GetArtifactVersionResponse]  # type: ignore[assignment]
     """GetArtifactVersion returns one version with its whole manifest."""
     ListArtifactVersions: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.ListArtifactVersionsRequest, _artifacts_pb2.ListArtifactVersionsResponse]  # type: ignore[assignment]
     """ListArtifactVersions returns the versions of one artifact, newest first, without manifests."""
+    ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.ListArtifactsRequest, _artifacts_pb2.ListArtifactsResponse]  # type: ignore[assignment]
+    """ListArtifacts returns artifacts by name."""
+    SetArtifactAlias: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.SetArtifactAliasRequest, _artifacts_pb2.SetArtifactAliasResponse]  # type: ignore[assignment]
+    """SetArtifactAlias makes an alias point at a version, moving it if it exists."""
+    DeleteArtifactAlias: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.DeleteArtifactAliasRequest, _artifacts_pb2.DeleteArtifactAliasResponse]  # type: ignore[assignment]
+    """DeleteArtifactAlias takes an alias away; the version stays."""
+    DeleteArtifactVersion: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.DeleteArtifactVersionRequest, _artifacts_pb2.DeleteArtifactVersionResponse]  # type: ignore[assignment]
+    """DeleteArtifactVersion makes a version unknown from now on; its number is not given again. A version that a run
+    uses or that is an input of a job version (by its name, or by an alias that points at it), or one with an alias
+    other than "latest", is FAILED_PRECONDITION/IN_USE. "latest" then points at the newest that is left; an artifact
+    without versions is not listed. Its bytes go some days later, where nothing else has them.
+    """
+    SetArtifactRetention: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.SetArtifactRetentionRequest, _artifacts_pb2.SetArtifactRetentionResponse]  # type: ignore[assignment]
+    """SetArtifactRetention says which versions of an artifact are deleted by themselves."""
+    RecordArtifactUses: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.RecordArtifactUsesRequest, _artifacts_pb2.RecordArtifactUsesResponse]  # type: ignore[assignment]
+    """RecordArtifactUses notes that runs, or the recording of a job version, read artifact versions; repeating it
+    changes nothing. From then on a version that a run reads cannot be deleted.
+    """
+    GetArtifactLineage: _aio.UnaryUnaryMultiCallable[_artifacts_pb2.GetArtifactLineageRequest, _artifacts_pb2.GetArtifactLineageResponse]  # type: ignore[assignment]
+    """GetArtifactLineage says what made an artifact version and what has read it."""
 
 class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
     """ArtifactService keeps manifests.
 
     Errors: NOT_FOUND/ARTIFACT_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND,
     INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED and FAILED_PRECONDITION/IN_USE (see JobService),
     UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
@@ -90,7 +139,8 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_artifacts_pb2.CreateArtifactVersionResponse, _abc.Awaitable[_artifacts_pb2.CreateArtifactVersionResponse]]:
         """CreateArtifactVersion adds a version to an artifact, and the artifact with its first one.
-        The newest version is returned, and none is made, when its type and files are equal.
+        Where a version of the artifact has the same type and files, whoever sent it, that one is returned and none is
+        made; the aliases asked for are set on it, and "latest" points at it again.
         """
 
     @_abc_1.abstractmethod
@@ -108,6 +158,68 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_artifacts_pb2.ListArtifactVersionsResponse, _abc.Awaitable[_artifacts_pb2.ListArtifactVersionsResponse]]:
         """ListArtifactVersions returns the versions of one artifact, newest first, without manifests."""
+
+    @_abc_1.abstractmethod
+    def ListArtifacts(
+        self,
+        request: _artifacts_pb2.ListArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifacts_pb2.ListArtifactsResponse, _abc.Awaitable[_artifacts_pb2.ListArtifactsResponse]]:
+        """ListArtifacts returns artifacts by name."""
+
+    @_abc_1.abstractmethod
+    def SetArtifactAlias(
+        self,
+        request: _artifacts_pb2.SetArtifactAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifacts_pb2.SetArtifactAliasResponse, _abc.Awaitable[_artifacts_pb2.SetArtifactAliasResponse]]:
+        """SetArtifactAlias makes an alias point at a version, moving it if it exists."""
+
+    @_abc_1.abstractmethod
+    def DeleteArtifactAlias(
+        self,
+        request: _artifacts_pb2.DeleteArtifactAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifacts_pb2.DeleteArtifactAliasResponse, _abc.Awaitable[_artifacts_pb2.DeleteArtifactAliasResponse]]:
+        """DeleteArtifactAlias takes an alias away; the version stays."""
+
+    @_abc_1.abstractmethod
+    def DeleteArtifactVersion(
+        self,
+        request: _artifacts_pb2.DeleteArtifactVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifacts_pb2.DeleteArtifactVersionResponse, _abc.Awaitable[_artifacts_pb2.DeleteArtifactVersionResponse]]:
+        """DeleteArtifactVersion makes a version unknown from now on; its number is not given again. A version that a run
+        uses or that is an input of a job version (by its name, or by an alias that points at it), or one with an alias
+        other than "latest", is FAILED_PRECONDITION/IN_USE. "latest" then points at the newest that is left; an artifact
+        without versions is not listed. Its bytes go some days later, where nothing else has them.
+        """
+
+    @_abc_1.abstractmethod
+    def SetArtifactRetention(
+        self,
+        request: _artifacts_pb2.SetArtifactRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifacts_pb2.SetArtifactRetentionResponse, _abc.Awaitable[_artifacts_pb2.SetArtifactRetentionResponse]]:
+        """SetArtifactRetention says which versions of an artifact are deleted by themselves."""
+
+    @_abc_1.abstractmethod
+    def RecordArtifactUses(
+        self,
+        request: _artifacts_pb2.RecordArtifactUsesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifacts_pb2.RecordArtifactUsesResponse, _abc.Awaitable[_artifacts_pb2.RecordArtifactUsesResponse]]:
+        """RecordArtifactUses notes that runs, or the recording of a job version, read artifact versions; repeating it
+        changes nothing. From then on a version that a run reads cannot be deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def GetArtifactLineage(
+        self,
+        request: _artifacts_pb2.GetArtifactLineageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifacts_pb2.GetArtifactLineageResponse, _abc.Awaitable[_artifacts_pb2.GetArtifactLineageResponse]]:
+        """GetArtifactLineage says what made an artifact version and what has read it."""
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -140,6 +252,13 @@ class BlobServiceStub:
     """DownloadBlob streams one blob from an offset, in order, in messages of at most 1 MiB.
     The reader checks the digest.
     """
+    UploadBlobs: _grpc.StreamStreamMultiCallable[_artifacts_pb2.UploadBlobsRequest, _artifacts_pb2.UploadBlobsResponse]
+    """UploadBlobs stores many small blobs: the way for folders of many files. Each message holds whole blobs; each is
+    answered, in order, once its blobs are safe. A blob whose digest differs ends the stream with DIGEST_MISMATCH;
+    those of the messages before it are stored.
+    """
+    DownloadBlobs: _grpc.UnaryStreamMultiCallable[_artifacts_pb2.DownloadBlobsRequest, _artifacts_pb2.DownloadBlobsResponse]
+    """DownloadBlobs streams many small blobs, each whole, in the order asked for. The reader checks the digests."""
 
 @_typing.type_check_only
 class BlobServiceAsyncStub(BlobServiceStub):
@@ -168,6 +287,13 @@ class BlobServiceAsyncStub(BlobServiceStub):
     """DownloadBlob streams one blob from an offset, in order, in messages of at most 1 MiB.
     The reader checks the digest.
     """
+    UploadBlobs: _aio.StreamStreamMultiCallable[_artifacts_pb2.UploadBlobsRequest, _artifacts_pb2.UploadBlobsResponse]  # type: ignore[assignment]
+    """UploadBlobs stores many small blobs: the way for folders of many files. Each message holds whole blobs; each is
+    answered, in order, once its blobs are safe. A blob whose digest differs ends the stream with DIGEST_MISMATCH;
+    those of the messages before it are stored.
+    """
+    DownloadBlobs: _aio.UnaryStreamMultiCallable[_artifacts_pb2.DownloadBlobsRequest, _artifacts_pb2.DownloadBlobsResponse]  # type: ignore[assignment]
+    """DownloadBlobs streams many small blobs, each whole, in the order asked for. The reader checks the digests."""
 
 class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
     """BlobService moves bytes.
@@ -217,5 +343,24 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         """DownloadBlob streams one blob from an offset, in order, in messages of at most 1 MiB.
         The reader checks the digest.
         """
+
+    @_abc_1.abstractmethod
+    def UploadBlobs(
+        self,
+        request_iterator: _MaybeAsyncIterator[_artifacts_pb2.UploadBlobsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_artifacts_pb2.UploadBlobsResponse], _abc.AsyncIterator[_artifacts_pb2.UploadBlobsResponse]]:
+        """UploadBlobs stores many small blobs: the way for folders of many files. Each message holds whole blobs; each is
+        answered, in order, once its blobs are safe. A blob whose digest differs ends the stream with DIGEST_MISMATCH;
+        those of the messages before it are stored.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadBlobs(
+        self,
+        request: _artifacts_pb2.DownloadBlobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_artifacts_pb2.DownloadBlobsResponse], _abc.AsyncIterator[_artifacts_pb2.DownloadBlobsResponse]]:
+        """DownloadBlobs streams many small blobs, each whole, in the order asked for. The reader checks the digests."""
 
 def add_BlobServiceServicer_to_server(servicer: BlobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

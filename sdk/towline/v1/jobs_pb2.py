@@ -22,54 +22,81 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15towline/v1/jobs.proto\x12\ntowline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0elatest_version\x18\x03 \x01(\t\x12\x15\n\rversion_count\x18\x04 \x01(\x05\"\x9f\x01\n\nJobVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12!\n\x04spec\x18\x03 \x01(\x0b\x32\x13.towline.v1.JobSpec\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\"\xe9\x02\n\x07JobSpec\x12&\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x16.towline.v1.CodeSourceH\x00\x12$\n\x03git\x18\x02 \x01(\x0b\x32\x15.towline.v1.GitSourceH\x00\x12(\n\x05image\x18\x03 \x01(\x0b\x32\x17.towline.v1.ImageSourceH\x00\x12\x12\n\nentrypoint\x18\x04 \x03(\t\x12\x13\n\x0bworking_dir\x18\x05 \x01(\t\x12-\n\x06python\x18\x06 \x01(\x0b\x32\x1d.towline.v1.PythonEnvironment\x12\x13\n\x0b\x63onfig_json\x18\x07 \x01(\t\x12\x19\n\x11input_schema_json\x18\x08 \x01(\t\x12(\n\x05hints\x18\t \x01(\x0b\x32\x19.towline.v1.ResourceHints\x12*\n\nprovenance\x18\n \x01(\x0b\x32\x16.towline.v1.ProvenanceB\x08\n\x06source\"0\n\nCodeSource\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\">\n\tGitSource\x12\x0e\n\x06remote\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\t\x12\x11\n\tsubfolder\x18\x03 \x01(\t\" \n\x0bImageSource\x12\x11\n\treference\x18\x01 \x01(\t\"T\n\x11PythonEnvironment\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0crequirements\x18\x02 \x03(\t\x12\x18\n\x10\x65xtra_index_urls\x18\x03 \x03(\t\"\x1d\n\rResourceHints\x12\x0c\n\x04gpus\x18\x01 \x01(\x05\"m\n\nProvenance\x12\x12\n\ngit_commit\x18\x01 \x01(\t\x12\x12\n\ngit_remote\x18\x02 \x01(\t\x12\x12\n\ngit_branch\x18\x03 \x01(\t\x12\x11\n\tgit_dirty\x18\x04 \x01(\x08\x12\x10\n\x08platform\x18\x05 \x01(\t\"~\n\x17\x43reateJobVersionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12!\n\x04spec\x18\x03 \x01(\x0b\x32\x13.towline.v1.JobSpec\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\"X\n\x18\x43reateJobVersionResponse\x12+\n\x0bjob_version\x18\x01 \x01(\x0b\x32\x16.towline.v1.JobVersion\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"$\n\x14GetJobVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetJobVersionResponse\x12+\n\x0bjob_version\x18\x01 \x01(\x0b\x32\x16.towline.v1.JobVersion\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"J\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.towline.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x16ListJobVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x17ListJobVersionsResponse\x12,\n\x0cjob_versions\x18\x01 \x03(\x0b\x32\x16.towline.v1.JobVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x12SetJobAliasRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\"B\n\x13SetJobAliasResponse\x12+\n\x0bjob_version\x18\x01 \x01(\x0b\x32\x16.towline.v1.JobVersion2\xb4\x03\n\nJobService\x12]\n\x10\x43reateJobVersion\x12#.towline.v1.CreateJobVersionRequest\x1a$.towline.v1.CreateJobVersionResponse\x12T\n\rGetJobVersion\x12 .towline.v1.GetJobVersionRequest\x1a!.towline.v1.GetJobVersionResponse\x12\x45\n\x08ListJobs\x12\x1b.towline.v1.ListJobsRequest\x1a\x1c.towline.v1.ListJobsResponse\x12Z\n\x0fListJobVersions\x12\".towline.v1.ListJobVersionsRequest\x1a#.towline.v1.ListJobVersionsResponse\x12N\n\x0bSetJobAlias\x12\x1e.towline.v1.SetJobAliasRequest\x1a\x1f.towline.v1.SetJobAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15towline/v1/jobs.proto\x12\ntowline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x01\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0elatest_version\x18\x03 \x01(\t\x12\x15\n\rversion_count\x18\x04 \x01(\x05\x12.\n\tretention\x18\x05 \x01(\x0b\x32\x1b.towline.v1.RetentionPolicy\"S\n\x0fRetentionPolicy\x12\x13\n\x0bkeep_newest\x18\x01 \x01(\x05\x12+\n\x08keep_for\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9f\x01\n\nJobVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12!\n\x04spec\x18\x03 \x01(\x0b\x32\x13.towline.v1.JobSpec\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\"\xc2\x03\n\x07JobSpec\x12&\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x16.towline.v1.CodeSourceH\x00\x12$\n\x03git\x18\x02 \x01(\x0b\x32\x15.towline.v1.GitSourceH\x00\x12(\n\x05image\x18\x03 \x01(\x0b\x32\x17.towline.v1.ImageSourceH\x00\x12\x12\n\nentrypoint\x18\x04 \x03(\t\x12\x13\n\x0bworking_dir\x18\x05 \x01(\t\x12-\n\x06python\x18\x06 \x01(\x0b\x32\x1d.towline.v1.PythonEnvironment\x12\x13\n\x0b\x63onfig_json\x18\x07 \x01(\t\x12\x19\n\x11input_schema_json\x18\x08 \x01(\t\x12(\n\x05hints\x18\t \x01(\x0b\x32\x19.towline.v1.ResourceHints\x12*\n\nprovenance\x18\n \x01(\x0b\x32\x16.towline.v1.Provenance\x12)\n\x06inputs\x18\x0b \x03(\x0b\x32\x19.towline.v1.ArtifactInput\x12,\n\x0c\x63onfig_files\x18\x0c \x03(\x0b\x32\x16.towline.v1.ConfigFileB\x08\n\x06source\"/\n\rArtifactInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61rtifact\x18\x02 \x01(\t\"\'\n\nConfigFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"0\n\nCodeSource\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"T\n\tGitSource\x12\x0e\n\x06remote\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\t\x12\x11\n\tsubfolder\x18\x03 \x01(\t\x12\x14\n\x0cpatch_digest\x18\x04 \x01(\t\"3\n\x0bImageSource\x12\x11\n\treference\x18\x01 \x01(\t\x12\x11\n\trequested\x18\x02 \x01(\t\"\xc6\x01\n\x11PythonEnvironment\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0crequirements\x18\x02 \x03(\t\x12\x18\n\x10\x65xtra_index_urls\x18\x03 \x03(\t\x12!\n\x06wheels\x18\x04 \x03(\x0b\x32\x11.towline.v1.Wheel\x12\x11\n\teditables\x18\x05 \x03(\t\x12(\n\x04lock\x18\x06 \x01(\x0b\x32\x1a.towline.v1.DependencyLock\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\"=\n\x05Wheel\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"f\n\x0e\x44\x65pendencyLock\x12&\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x16.towline.v1.LockFormat\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x65xtras\x18\x04 \x03(\t\"\x1d\n\rResourceHints\x12\x0c\n\x04gpus\x18\x01 \x01(\x05\"\xb2\x01\n\nProvenance\x12\x12\n\ngit_commit\x18\x01 \x01(\t\x12\x12\n\ngit_remote\x18\x02 \x01(\t\x12\x12\n\ngit_branch\x18\x03 \x01(\t\x12\x11\n\tgit_dirty\x18\x04 \x01(\x08\x12\x10\n\x08platform\x18\x05 \x01(\t\x12\x1a\n\x12result_schema_json\x18\x06 \x01(\t\x12\'\n\x06system\x18\x07 \x01(\x0b\x32\x17.towline.v1.SystemFacts\"\x9b\x01\n\x0bSystemFacts\x12\n\n\x02os\x18\x01 \x01(\t\x12\x0b\n\x03\x63pu\x18\x02 \x01(\t\x12\x11\n\tcpu_count\x18\x03 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04gpus\x18\x05 \x03(\t\x12\x16\n\x0e\x64river_version\x18\x06 \x01(\t\x12\x14\n\x0c\x63uda_version\x18\x07 \x01(\t\x12\x0e\n\x06python\x18\x08 \x01(\t\"~\n\x17\x43reateJobVersionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12!\n\x04spec\x18\x03 \x01(\x0b\x32\x13.towline.v1.JobSpec\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\"X\n\x18\x43reateJobVersionResponse\x12+\n\x0bjob_version\x18\x01 \x01(\x0b\x32\x16.towline.v1.JobVersion\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"$\n\x14GetJobVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x15GetJobVersionResponse\x12+\n\x0bjob_version\x18\x01 \x01(\x0b\x32\x16.towline.v1.JobVersion\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"J\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.towline.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x16ListJobVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x17ListJobVersionsResponse\x12,\n\x0cjob_versions\x18\x01 \x03(\x0b\x32\x16.towline.v1.JobVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x12SetJobAliasRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\"B\n\x13SetJobAliasResponse\x12+\n\x0bjob_version\x18\x01 \x01(\x0b\x32\x16.towline.v1.JobVersion\"9\n\x15\x44\x65leteJobAliasRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteJobAliasResponse\";\n\x17\x44\x65leteJobVersionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1a\n\x18\x44\x65leteJobVersionResponse\"j\n\x16SetJobRetentionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12.\n\tretention\x18\x03 \x01(\x0b\x32\x1b.towline.v1.RetentionPolicy\"7\n\x17SetJobRetentionResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.towline.v1.Job*\x87\x01\n\nLockFormat\x12\x1b\n\x17LOCK_FORMAT_UNSPECIFIED\x10\x00\x12 \n\x1cLOCK_FORMAT_REQUIREMENTS_TXT\x10\x01\x12\x17\n\x13LOCK_FORMAT_UV_LOCK\x10\x02\x12!\n\x1dLOCK_FORMAT_CONDA_ENVIRONMENT\x10\x03\x32\xc8\x05\n\nJobService\x12]\n\x10\x43reateJobVersion\x12#.towline.v1.CreateJobVersionRequest\x1a$.towline.v1.CreateJobVersionResponse\x12T\n\rGetJobVersion\x12 .towline.v1.GetJobVersionRequest\x1a!.towline.v1.GetJobVersionResponse\x12\x45\n\x08ListJobs\x12\x1b.towline.v1.ListJobsRequest\x1a\x1c.towline.v1.ListJobsResponse\x12Z\n\x0fListJobVersions\x12\".towline.v1.ListJobVersionsRequest\x1a#.towline.v1.ListJobVersionsResponse\x12N\n\x0bSetJobAlias\x12\x1e.towline.v1.SetJobAliasRequest\x1a\x1f.towline.v1.SetJobAliasResponse\x12W\n\x0e\x44\x65leteJobAlias\x12!.towline.v1.DeleteJobAliasRequest\x1a\".towline.v1.DeleteJobAliasResponse\x12]\n\x10\x44\x65leteJobVersion\x12#.towline.v1.DeleteJobVersionRequest\x1a$.towline.v1.DeleteJobVersionResponse\x12Z\n\x0fSetJobRetention\x12\".towline.v1.SetJobRetentionRequest\x1a#.towline.v1.SetJobRetentionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'towline.v1.jobs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOB']._serialized_start=70
-  _globals['_JOB']._serialized_end=185
-  _globals['_JOBVERSION']._serialized_start=188
-  _globals['_JOBVERSION']._serialized_end=347
-  _globals['_JOBSPEC']._serialized_start=350
-  _globals['_JOBSPEC']._serialized_end=711
-  _globals['_CODESOURCE']._serialized_start=713
-  _globals['_CODESOURCE']._serialized_end=761
-  _globals['_GITSOURCE']._serialized_start=763
-  _globals['_GITSOURCE']._serialized_end=825
-  _globals['_IMAGESOURCE']._serialized_start=827
-  _globals['_IMAGESOURCE']._serialized_end=859
-  _globals['_PYTHONENVIRONMENT']._serialized_start=861
-  _globals['_PYTHONENVIRONMENT']._serialized_end=945
-  _globals['_RESOURCEHINTS']._serialized_start=947
-  _globals['_RESOURCEHINTS']._serialized_end=976
-  _globals['_PROVENANCE']._serialized_start=978
-  _globals['_PROVENANCE']._serialized_end=1087
-  _globals['_CREATEJOBVERSIONREQUEST']._serialized_start=1089
-  _globals['_CREATEJOBVERSIONREQUEST']._serialized_end=1215
-  _globals['_CREATEJOBVERSIONRESPONSE']._serialized_start=1217
-  _globals['_CREATEJOBVERSIONRESPONSE']._serialized_end=1305
-  _globals['_GETJOBVERSIONREQUEST']._serialized_start=1307
-  _globals['_GETJOBVERSIONREQUEST']._serialized_end=1343
-  _globals['_GETJOBVERSIONRESPONSE']._serialized_start=1345
-  _globals['_GETJOBVERSIONRESPONSE']._serialized_end=1413
-  _globals['_LISTJOBSREQUEST']._serialized_start=1415
-  _globals['_LISTJOBSREQUEST']._serialized_end=1471
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1473
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1547
-  _globals['_LISTJOBVERSIONSREQUEST']._serialized_start=1549
-  _globals['_LISTJOBVERSIONSREQUEST']._serialized_end=1628
-  _globals['_LISTJOBVERSIONSRESPONSE']._serialized_start=1630
-  _globals['_LISTJOBVERSIONSRESPONSE']._serialized_end=1726
-  _globals['_SETJOBALIASREQUEST']._serialized_start=1728
-  _globals['_SETJOBALIASREQUEST']._serialized_end=1797
-  _globals['_SETJOBALIASRESPONSE']._serialized_start=1799
-  _globals['_SETJOBALIASRESPONSE']._serialized_end=1865
-  _globals['_JOBSERVICE']._serialized_start=1868
-  _globals['_JOBSERVICE']._serialized_end=2304
+  _globals['_LOCKFORMAT']._serialized_start=3121
+  _globals['_LOCKFORMAT']._serialized_end=3256
+  _globals['_JOB']._serialized_start=103
+  _globals['_JOB']._serialized_end=266
+  _globals['_RETENTIONPOLICY']._serialized_start=268
+  _globals['_RETENTIONPOLICY']._serialized_end=351
+  _globals['_JOBVERSION']._serialized_start=354
+  _globals['_JOBVERSION']._serialized_end=513
+  _globals['_JOBSPEC']._serialized_start=516
+  _globals['_JOBSPEC']._serialized_end=966
+  _globals['_ARTIFACTINPUT']._serialized_start=968
+  _globals['_ARTIFACTINPUT']._serialized_end=1015
+  _globals['_CONFIGFILE']._serialized_start=1017
+  _globals['_CONFIGFILE']._serialized_end=1056
+  _globals['_CODESOURCE']._serialized_start=1058
+  _globals['_CODESOURCE']._serialized_end=1106
+  _globals['_GITSOURCE']._serialized_start=1108
+  _globals['_GITSOURCE']._serialized_end=1192
+  _globals['_IMAGESOURCE']._serialized_start=1194
+  _globals['_IMAGESOURCE']._serialized_end=1245
+  _globals['_PYTHONENVIRONMENT']._serialized_start=1248
+  _globals['_PYTHONENVIRONMENT']._serialized_end=1446
+  _globals['_WHEEL']._serialized_start=1448
+  _globals['_WHEEL']._serialized_end=1509
+  _globals['_DEPENDENCYLOCK']._serialized_start=1511
+  _globals['_DEPENDENCYLOCK']._serialized_end=1613
+  _globals['_RESOURCEHINTS']._serialized_start=1615
+  _globals['_RESOURCEHINTS']._serialized_end=1644
+  _globals['_PROVENANCE']._serialized_start=1647
+  _globals['_PROVENANCE']._serialized_end=1825
+  _globals['_SYSTEMFACTS']._serialized_start=1828
+  _globals['_SYSTEMFACTS']._serialized_end=1983
+  _globals['_CREATEJOBVERSIONREQUEST']._serialized_start=1985
+  _globals['_CREATEJOBVERSIONREQUEST']._serialized_end=2111
+  _globals['_CREATEJOBVERSIONRESPONSE']._serialized_start=2113
+  _globals['_CREATEJOBVERSIONRESPONSE']._serialized_end=2201
+  _globals['_GETJOBVERSIONREQUEST']._serialized_start=2203
+  _globals['_GETJOBVERSIONREQUEST']._serialized_end=2239
+  _globals['_GETJOBVERSIONRESPONSE']._serialized_start=2241
+  _globals['_GETJOBVERSIONRESPONSE']._serialized_end=2309
+  _globals['_LISTJOBSREQUEST']._serialized_start=2311
+  _globals['_LISTJOBSREQUEST']._serialized_end=2367
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2369
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2443
+  _globals['_LISTJOBVERSIONSREQUEST']._serialized_start=2445
+  _globals['_LISTJOBVERSIONSREQUEST']._serialized_end=2524
+  _globals['_LISTJOBVERSIONSRESPONSE']._serialized_start=2526
+  _globals['_LISTJOBVERSIONSRESPONSE']._serialized_end=2622
+  _globals['_SETJOBALIASREQUEST']._serialized_start=2624
+  _globals['_SETJOBALIASREQUEST']._serialized_end=2711
+  _globals['_SETJOBALIASRESPONSE']._serialized_start=2713
+  _globals['_SETJOBALIASRESPONSE']._serialized_end=2779
+  _globals['_DELETEJOBALIASREQUEST']._serialized_start=2781
+  _globals['_DELETEJOBALIASREQUEST']._serialized_end=2838
+  _globals['_DELETEJOBALIASRESPONSE']._serialized_start=2840
+  _globals['_DELETEJOBALIASRESPONSE']._serialized_end=2864
+  _globals['_DELETEJOBVERSIONREQUEST']._serialized_start=2866
+  _globals['_DELETEJOBVERSIONREQUEST']._serialized_end=2925
+  _globals['_DELETEJOBVERSIONRESPONSE']._serialized_start=2927
+  _globals['_DELETEJOBVERSIONRESPONSE']._serialized_end=2953
+  _globals['_SETJOBRETENTIONREQUEST']._serialized_start=2955
+  _globals['_SETJOBRETENTIONREQUEST']._serialized_end=3061
+  _globals['_SETJOBRETENTIONRESPONSE']._serialized_start=3063
+  _globals['_SETJOBRETENTIONRESPONSE']._serialized_end=3118
+  _globals['_JOBSERVICE']._serialized_start=3259
+  _globals['_JOBSERVICE']._serialized_end=3971
 # @@protoc_insertion_point(module_scope)

@@ -15,9 +15,11 @@ Resource names:
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -29,6 +31,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _LockFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LockFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LockFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOCK_FORMAT_UNSPECIFIED: _LockFormat.ValueType  # 0
+    """Never used."""
+    LOCK_FORMAT_REQUIREMENTS_TXT: _LockFormat.ValueType  # 1
+    """Requirements as pip reads them."""
+    LOCK_FORMAT_UV_LOCK: _LockFormat.ValueType  # 2
+    """uv.lock with its pyproject.toml."""
+    LOCK_FORMAT_CONDA_ENVIRONMENT: _LockFormat.ValueType  # 3
+    """environment.yml of conda."""
+
+class LockFormat(_LockFormat, metaclass=_LockFormatEnumTypeWrapper):
+    """LockFormat is a kind of lock file."""
+
+LOCK_FORMAT_UNSPECIFIED: LockFormat.ValueType  # 0
+"""Never used."""
+LOCK_FORMAT_REQUIREMENTS_TXT: LockFormat.ValueType  # 1
+"""Requirements as pip reads them."""
+LOCK_FORMAT_UV_LOCK: LockFormat.ValueType  # 2
+"""uv.lock with its pyproject.toml."""
+LOCK_FORMAT_CONDA_ENVIRONMENT: LockFormat.ValueType  # 3
+"""environment.yml of conda."""
+Global___LockFormat: _TypeAlias = LockFormat  # noqa: Y015
+
 @_typing.final
 class Job(_message.Message):
     """Job is a named series of versions."""
@@ -39,15 +69,20 @@ class Job(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     VERSION_COUNT_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"jobs/{job}"."""
     latest_version: _builtins.str
-    """The newest version, "jobs/{job}/versions/{version}"."""
+    """Where "latest" points, "jobs/{job}/versions/{version}"."""
     version_count: _builtins.int
-    """How many versions there are."""
+    """How many versions were made, deleted ones included."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the first version was made."""
+
+    @_builtins.property
+    def retention(self) -> Global___RetentionPolicy:
+        """Which versions are deleted by themselves; unset: none."""
 
     def __init__(
         self,
@@ -56,14 +91,46 @@ class Job(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         latest_version: _builtins.str = ...,
         version_count: _builtins.int = ...,
+        retention: Global___RetentionPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "latest_version", b"latest_version", "name", b"name", "version_count", b"version_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "latest_version", b"latest_version", "name", b"name", "retention", b"retention", "version_count", b"version_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class RetentionPolicy(_message.Message):
+    """RetentionPolicy says which versions of a job or an artifact are kept; one rule at least is set. A version that
+    none of its rules keeps is deleted by itself, as if by DeleteJobVersion or DeleteArtifactVersion, unless an alias
+    points at it (each has "latest") or something refers to it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_NEWEST_FIELD_NUMBER: _builtins.int
+    KEEP_FOR_FIELD_NUMBER: _builtins.int
+    keep_newest: _builtins.int
+    """Keep this many of the newest; 0: the rule is not set."""
+    @_builtins.property
+    def keep_for(self) -> _duration_pb2.Duration:
+        """Keep those that are younger; unset: the rule is not set."""
+
+    def __init__(
+        self,
+        *,
+        keep_newest: _builtins.int = ...,
+        keep_for: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keep_for", b"keep_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_for", b"keep_for", "keep_newest", b"keep_newest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetentionPolicy: _TypeAlias = RetentionPolicy  # noqa: Y015
 
 @_typing.final
 class JobVersion(_message.Message):
@@ -81,7 +148,7 @@ class JobVersion(_message.Message):
     """"jobs/{job}/versions/{version}"."""
     digest: _builtins.str
     """sha256 of what is run, "sha256:" + 64 hex digits: the deterministic serialization of `spec`
-    without its provenance, with its JSON texts in canonical form (keys sorted, no white space).
+    without `provenance` and `image.requested`, with its JSON texts in canonical form (keys sorted, no white space).
     """
     author: _builtins.str
     """Who made it, as told by the client; informative."""
@@ -95,7 +162,7 @@ class JobVersion(_message.Message):
 
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Aliases that point at it now, sorted; "latest" always points at the newest."""
+        """Aliases that point at it now, sorted; "latest" points at the one that was sent last."""
 
     def __init__(
         self,
@@ -117,7 +184,10 @@ Global___JobVersion: _TypeAlias = JobVersion  # noqa: Y015
 
 @_typing.final
 class JobSpec(_message.Message):
-    """JobSpec is the content of a version: specs that are equal but for provenance are one version."""
+    """JobSpec is the content of a version: specs that are equal but for what is only told to people (`provenance`,
+    `image.requested`) are one version. `inputs`, `config_files`, `python.wheels`, `python.editables` and
+    `python.lock.extras` have no order: the registry sorts them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -131,6 +201,8 @@ class JobSpec(_message.Message):
     INPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     HINTS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    CONFIG_FILES_FIELD_NUMBER: _builtins.int
     working_dir: _builtins.str
     """Folder in the source tree the command starts in, relative, "/"-separated; empty: its root.
     Empty for image sources.
@@ -173,6 +245,16 @@ class JobSpec(_message.Message):
     def provenance(self) -> Global___Provenance:
         """What the recorded run was, for people."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactInput]:
+        """Artifacts a run of this job reads, unless its submission names others; at most 64, names unique."""
+
+    @_builtins.property
+    def config_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfigFile]:
+        """Configuration files of the source tree whose content is part of the parameters; at most 64, keys and paths unique.
+        Empty for image sources.
+        """
+
     def __init__(
         self,
         *,
@@ -186,16 +268,76 @@ class JobSpec(_message.Message):
         input_schema_json: _builtins.str = ...,
         hints: Global___ResourceHints | None = ...,
         provenance: Global___Provenance | None = ...,
+        inputs: _abc.Iterable[Global___ArtifactInput] | None = ...,
+        config_files: _abc.Iterable[Global___ConfigFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "git", b"git", "hints", b"hints", "image", b"image", "provenance", b"provenance", "python", b"python", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "config_json", b"config_json", "entrypoint", b"entrypoint", "git", b"git", "hints", b"hints", "image", b"image", "input_schema_json", b"input_schema_json", "provenance", b"provenance", "python", b"python", "source", b"source", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "config_files", b"config_files", "config_json", b"config_json", "entrypoint", b"entrypoint", "git", b"git", "hints", b"hints", "image", b"image", "input_schema_json", b"input_schema_json", "inputs", b"inputs", "provenance", b"provenance", "python", b"python", "source", b"source", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["code", "git", "image"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class ArtifactInput(_message.Message):
+    """ArtifactInput is an artifact that a run reads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What the program calls it, [A-Za-z0-9_.-]{1,128}, not starting with "." or "-": it finds the files in the folder
+    /towline/inputs/{name}, read-only.
+    """
+    artifact: _builtins.str
+    """"artifacts/{artifact}/versions/{version or alias}"; there when the job version is made. A submission resolves an
+    alias to the version it has then.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        artifact: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArtifactInput: _TypeAlias = ArtifactInput  # noqa: Y015
+
+@_typing.final
+class ConfigFile(_message.Message):
+    """ConfigFile is a file of the source tree that a run finds with its own parameters in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path in the source tree, relative, "/"-separated; ends in .json, .yaml or .yml. The agent writes the parameter
+    there before the program starts, as JSON (which YAML readers take).
+    """
+    key: _builtins.str
+    """The parameter whose value, a JSON object, is the file's content: `config_json` has the recorded one as default."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigFile: _TypeAlias = ConfigFile  # noqa: Y015
 
 @_typing.final
 class CodeSource(_message.Message):
@@ -236,6 +378,7 @@ class GitSource(_message.Message):
     REMOTE_FIELD_NUMBER: _builtins.int
     COMMIT_FIELD_NUMBER: _builtins.int
     SUBFOLDER_FIELD_NUMBER: _builtins.int
+    PATCH_DIGEST_FIELD_NUMBER: _builtins.int
     remote: _builtins.str
     """URL of the repository: http(s), ssh, git, file, or ssh's short form "git@host:path".
     Passwords in it are refused, and so are user names but for ssh, where they are no secret.
@@ -244,16 +387,21 @@ class GitSource(_message.Message):
     """Full 40- or 64-digit commit id, or a ref that the creating client resolved to one."""
     subfolder: _builtins.str
     """Folder of the repository that becomes the root of the source tree, relative; empty: all."""
+    patch_digest: _builtins.str
+    """Digest of a patch as `git diff --binary` writes it, applied to the root of the repository (-p1) after the
+    checkout; the blob must be in the registry before the version. Empty: none.
+    """
     def __init__(
         self,
         *,
         remote: _builtins.str = ...,
         commit: _builtins.str = ...,
         subfolder: _builtins.str = ...,
+        patch_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "remote", b"remote", "subfolder", b"subfolder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "patch_digest", b"patch_digest", "remote", b"remote", "subfolder", b"subfolder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,16 +414,22 @@ class ImageSource(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REFERENCE_FIELD_NUMBER: _builtins.int
+    REQUESTED_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
-    """Reference as `docker pull` takes it, by tag or, better, by digest."""
+    """Reference as `docker pull` takes it: by digest where the creating client could resolve it, else by tag."""
+    requested: _builtins.str
+    """The reference that it was resolved from, such as "pytorch/pytorch:latest"; empty: it was given as it is. For people:
+    it is no part of the content, so that a tag that still means the same image makes no new version.
+    """
     def __init__(
         self,
         *,
         reference: _builtins.str = ...,
+        requested: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "requested", b"requested"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -290,8 +444,16 @@ class PythonEnvironment(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REQUIREMENTS_FIELD_NUMBER: _builtins.int
     EXTRA_INDEX_URLS_FIELD_NUMBER: _builtins.int
+    WHEELS_FIELD_NUMBER: _builtins.int
+    EDITABLES_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of CPython 3 as "X.Y.Z" or "X.Y"."""
+    complete: _builtins.bool
+    """Whether `requirements`, `wheels` and `editables` are all there is: nothing else is installed, not even what one of
+    them needs.
+    """
     @_builtins.property
     def requirements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Requirements in the syntax of PEP 508, one a line, exact pins where recorded, without
@@ -302,20 +464,104 @@ class PythonEnvironment(_message.Message):
     def extra_index_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Extra package indexes, without credentials."""
 
+    @_builtins.property
+    def wheels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Wheel]:
+        """Wheels that no index has: installed from a file, or packed from what was installed. At most 256."""
+
+    @_builtins.property
+    def editables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Folders of the source tree that are installed in editable mode; relative, "." is its root. At most 256."""
+
+    @_builtins.property
+    def lock(self) -> Global___DependencyLock:
+        """The project's own lock, which is installed in place of `requirements`; unset: none. Of an environment.yml of conda,
+        `requirements` and `editables` are what its pip section lists.
+        """
+
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         requirements: _abc.Iterable[_builtins.str] | None = ...,
         extra_index_urls: _abc.Iterable[_builtins.str] | None = ...,
+        wheels: _abc.Iterable[Global___Wheel] | None = ...,
+        editables: _abc.Iterable[_builtins.str] | None = ...,
+        lock: Global___DependencyLock | None = ...,
+        complete: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_index_urls", b"extra_index_urls", "requirements", b"requirements", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "editables", b"editables", "extra_index_urls", b"extra_index_urls", "lock", b"lock", "requirements", b"requirements", "version", b"version", "wheels", b"wheels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PythonEnvironment: _TypeAlias = PythonEnvironment  # noqa: Y015
+
+@_typing.final
+class Wheel(_message.Message):
+    """Wheel is a built distribution kept in the registry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILENAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    filename: _builtins.str
+    """File name, such as "a-1.0-py3-none-any.whl"."""
+    digest: _builtins.str
+    """Digest of the file; the blob must be in the registry before the version."""
+    size_bytes: _builtins.int
+    """Size of the file in bytes."""
+    def __init__(
+        self,
+        *,
+        filename: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "filename", b"filename", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Wheel: _TypeAlias = Wheel  # noqa: Y015
+
+@_typing.final
+class DependencyLock(_message.Message):
+    """DependencyLock is a file of the source tree that says what to install."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    EXTRAS_FIELD_NUMBER: _builtins.int
+    format: Global___LockFormat.ValueType
+    """What kind of file it is."""
+    path: _builtins.str
+    """Path in the source tree, relative; for UV_LOCK that of uv.lock, beside which lies its pyproject.toml."""
+    digest: _builtins.str
+    """Digest of the file's bytes, so that another lock is another version."""
+    @_builtins.property
+    def extras(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Groups and extras to install, as uv names them; for UV_LOCK only."""
+
+    def __init__(
+        self,
+        *,
+        format: Global___LockFormat.ValueType = ...,
+        path: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        extras: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "extras", b"extras", "format", b"format", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DependencyLock: _TypeAlias = DependencyLock  # noqa: Y015
 
 @_typing.final
 class ResourceHints(_message.Message):
@@ -350,6 +596,8 @@ class Provenance(_message.Message):
     GIT_BRANCH_FIELD_NUMBER: _builtins.int
     GIT_DIRTY_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
+    RESULT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
     git_commit: _builtins.str
     """Commit the recorded checkout stood on, empty outside git."""
     git_remote: _builtins.str
@@ -360,6 +608,12 @@ class Provenance(_message.Message):
     """Whether the checkout had changes on top of the commit; they are in the snapshot."""
     platform: _builtins.str
     """Platform of the recording machine, such as "Linux-6.1.0-x86_64"."""
+    result_schema_json: _builtins.str
+    """JSON Schema of the results that the recorded run set in `run.summary`, as text; empty: it set none."""
+    @_builtins.property
+    def system(self) -> Global___SystemFacts:
+        """The recording machine."""
+
     def __init__(
         self,
         *,
@@ -368,14 +622,68 @@ class Provenance(_message.Message):
         git_branch: _builtins.str = ...,
         git_dirty: _builtins.bool = ...,
         platform: _builtins.str = ...,
+        result_schema_json: _builtins.str = ...,
+        system: Global___SystemFacts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["system", b"system"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["git_branch", b"git_branch", "git_commit", b"git_commit", "git_dirty", b"git_dirty", "git_remote", b"git_remote", "platform", b"platform"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["git_branch", b"git_branch", "git_commit", b"git_commit", "git_dirty", b"git_dirty", "git_remote", b"git_remote", "platform", b"platform", "result_schema_json", b"result_schema_json", "system", b"system"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Provenance: _TypeAlias = Provenance  # noqa: Y015
+
+@_typing.final
+class SystemFacts(_message.Message):
+    """SystemFacts describe a machine, for people. What could not be learned is empty or 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OS_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
+    CPU_COUNT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    DRIVER_VERSION_FIELD_NUMBER: _builtins.int
+    CUDA_VERSION_FIELD_NUMBER: _builtins.int
+    PYTHON_FIELD_NUMBER: _builtins.int
+    os: _builtins.str
+    """Operating system, such as "Debian GNU/Linux 12 (bookworm)"."""
+    cpu: _builtins.str
+    """Model of the processor."""
+    cpu_count: _builtins.int
+    """Processors that the program may use."""
+    memory_bytes: _builtins.int
+    """Memory in bytes."""
+    driver_version: _builtins.str
+    """Version of the NVIDIA driver."""
+    cuda_version: _builtins.str
+    """Newest version of CUDA that the driver serves."""
+    python: _builtins.str
+    """Interpreter, such as "CPython 3.11.2"."""
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Product names of the GPUs."""
+
+    def __init__(
+        self,
+        *,
+        os: _builtins.str = ...,
+        cpu: _builtins.str = ...,
+        cpu_count: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        gpus: _abc.Iterable[_builtins.str] | None = ...,
+        driver_version: _builtins.str = ...,
+        cuda_version: _builtins.str = ...,
+        python: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "cpu_count", b"cpu_count", "cuda_version", b"cuda_version", "driver_version", b"driver_version", "gpus", b"gpus", "memory_bytes", b"memory_bytes", "os", b"os", "python", b"python"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SystemFacts: _TypeAlias = SystemFacts  # noqa: Y015
 
 @_typing.final
 class CreateJobVersionRequest(_message.Message):
@@ -430,10 +738,10 @@ class CreateJobVersionResponse(_message.Message):
     JOB_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False if the newest version already had this content."""
+    """False if a version already had this content."""
     @_builtins.property
     def job_version(self) -> Global___JobVersion:
-        """The version made, or the newest one if its content is equal."""
+        """The version made, or the one whose content is equal."""
 
     def __init__(
         self,
@@ -616,6 +924,7 @@ class SetJobAliasRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key, see CreateJobVersionRequest."""
     name: _builtins.str
@@ -624,16 +933,21 @@ class SetJobAliasRequest(_message.Message):
     """The alias, [A-Za-z0-9_.-]{1,128}, not starting with "." or "-"; "latest" and names of the
     form v0, v1, … are refused.
     """
+    expected: _builtins.str
+    """Compare-and-set: move the alias only if it points at this version now, "jobs/{job}/versions/{version}", or, with
+    "none", only if there is no such alias; otherwise FAILED_PRECONDITION/ALIAS_MOVED. Empty: whatever it points at.
+    """
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         name: _builtins.str = ...,
         alias: _builtins.str = ...,
+        expected: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "expected", b"expected", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -662,3 +976,145 @@ class SetJobAliasResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetJobAliasResponse: _TypeAlias = SetJobAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteJobAliasRequest(_message.Message):
+    """DeleteJobAliasRequest names an alias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key, see CreateJobVersionRequest."""
+    name: _builtins.str
+    """"jobs/{job}/versions/{alias}"; not "latest"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobAliasRequest: _TypeAlias = DeleteJobAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteJobAliasResponse(_message.Message):
+    """DeleteJobAliasResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobAliasResponse: _TypeAlias = DeleteJobAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteJobVersionRequest(_message.Message):
+    """DeleteJobVersionRequest names a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key, see CreateJobVersionRequest."""
+    name: _builtins.str
+    """"jobs/{job}/versions/{version}", not an alias."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobVersionRequest: _TypeAlias = DeleteJobVersionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteJobVersionResponse(_message.Message):
+    """DeleteJobVersionResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobVersionResponse: _TypeAlias = DeleteJobVersionResponse  # noqa: Y015
+
+@_typing.final
+class SetJobRetentionRequest(_message.Message):
+    """SetJobRetentionRequest sets a policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key, see CreateJobVersionRequest."""
+    name: _builtins.str
+    """"jobs/{job}"."""
+    @_builtins.property
+    def retention(self) -> Global___RetentionPolicy:
+        """The policy; unset: keep everything."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        retention: Global___RetentionPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetJobRetentionRequest: _TypeAlias = SetJobRetentionRequest  # noqa: Y015
+
+@_typing.final
+class SetJobRetentionResponse(_message.Message):
+    """SetJobRetentionResponse is the job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetJobRetentionResponse: _TypeAlias = SetJobRetentionResponse  # noqa: Y015

@@ -28,10 +28,14 @@ if _version_not_supported:
 class JobServiceStub:
     """JobService keeps jobs, their versions and their aliases.
 
-    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
-    NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
-    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
+    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_NOT_FOUND and NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND (of an input),
+    INVALID_ARGUMENT/INVALID_FIELD (metadata: field), INVALID_ARGUMENT/INVALID_SPEC (several fields are wrong;
+    metadata: one entry per violation, path → message), INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED (metadata: version, where it points now, or "none"),
+    FAILED_PRECONDITION/IN_USE (metadata: aliases, run or job_version, what refers to it),
+    FAILED_PRECONDITION/NO_QUEUE_ADDRESS (the registry cannot ask which runs refer to a job version),
+    UNAVAILABLE/QUEUE_UNAVAILABLE, UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def __init__(self, channel):
@@ -65,21 +69,40 @@ class JobServiceStub:
                 request_serializer=towline_dot_v1_dot_jobs__pb2.SetJobAliasRequest.SerializeToString,
                 response_deserializer=towline_dot_v1_dot_jobs__pb2.SetJobAliasResponse.FromString,
                 _registered_method=True)
+        self.DeleteJobAlias = channel.unary_unary(
+                '/towline.v1.JobService/DeleteJobAlias',
+                request_serializer=towline_dot_v1_dot_jobs__pb2.DeleteJobAliasRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_jobs__pb2.DeleteJobAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteJobVersion = channel.unary_unary(
+                '/towline.v1.JobService/DeleteJobVersion',
+                request_serializer=towline_dot_v1_dot_jobs__pb2.DeleteJobVersionRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_jobs__pb2.DeleteJobVersionResponse.FromString,
+                _registered_method=True)
+        self.SetJobRetention = channel.unary_unary(
+                '/towline.v1.JobService/SetJobRetention',
+                request_serializer=towline_dot_v1_dot_jobs__pb2.SetJobRetentionRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_jobs__pb2.SetJobRetentionResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
     """JobService keeps jobs, their versions and their aliases.
 
-    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
-    NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
-    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
+    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_NOT_FOUND and NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND (of an input),
+    INVALID_ARGUMENT/INVALID_FIELD (metadata: field), INVALID_ARGUMENT/INVALID_SPEC (several fields are wrong;
+    metadata: one entry per violation, path → message), INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED (metadata: version, where it points now, or "none"),
+    FAILED_PRECONDITION/IN_USE (metadata: aliases, run or job_version, what refers to it),
+    FAILED_PRECONDITION/NO_QUEUE_ADDRESS (the registry cannot ask which runs refer to a job version),
+    UNAVAILABLE/QUEUE_UNAVAILABLE, UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def CreateJobVersion(self, request, context):
         """CreateJobVersion adds a version to a job, and the job with its first one.
-        The newest version is returned, and none is made, when its content is equal; the aliases
-        asked for are set on it. Provenance and author are not content.
+        Where a version of the job has the same content, whoever sent it, that one is returned and none is made; the
+        aliases asked for are set on it, and "latest" points at it again. Provenance and author are not content.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +137,30 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteJobAlias(self, request, context):
+        """DeleteJobAlias takes an alias away; the version stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJobVersion(self, request, context):
+        """DeleteJobVersion makes a version unknown from now on; its number is not given again. A version that a run
+        refers to, or an alias other than "latest", is FAILED_PRECONDITION/IN_USE. "latest" then points at the newest
+        that is left; a job without versions is not listed. What the version needs stays some days longer: if a run
+        that was submitted meanwhile refers to it, the version is known again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetJobRetention(self, request, context):
+        """SetJobRetention says which versions of a job are deleted by themselves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +189,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=towline_dot_v1_dot_jobs__pb2.SetJobAliasRequest.FromString,
                     response_serializer=towline_dot_v1_dot_jobs__pb2.SetJobAliasResponse.SerializeToString,
             ),
+            'DeleteJobAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJobAlias,
+                    request_deserializer=towline_dot_v1_dot_jobs__pb2.DeleteJobAliasRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_jobs__pb2.DeleteJobAliasResponse.SerializeToString,
+            ),
+            'DeleteJobVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJobVersion,
+                    request_deserializer=towline_dot_v1_dot_jobs__pb2.DeleteJobVersionRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_jobs__pb2.DeleteJobVersionResponse.SerializeToString,
+            ),
+            'SetJobRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetJobRetention,
+                    request_deserializer=towline_dot_v1_dot_jobs__pb2.SetJobRetentionRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_jobs__pb2.SetJobRetentionResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'towline.v1.JobService', rpc_method_handlers)
@@ -153,10 +215,14 @@ def add_JobServiceServicer_to_server(servicer, server):
 class JobService:
     """JobService keeps jobs, their versions and their aliases.
 
-    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
-    NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
-    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
+    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_NOT_FOUND and NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND (of an input),
+    INVALID_ARGUMENT/INVALID_FIELD (metadata: field), INVALID_ARGUMENT/INVALID_SPEC (several fields are wrong;
+    metadata: one entry per violation, path → message), INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED (metadata: version, where it points now, or "none"),
+    FAILED_PRECONDITION/IN_USE (metadata: aliases, run or job_version, what refers to it),
+    FAILED_PRECONDITION/NO_QUEUE_ADDRESS (the registry cannot ask which runs refer to a job version),
+    UNAVAILABLE/QUEUE_UNAVAILABLE, UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @staticmethod
@@ -284,6 +350,87 @@ class JobService:
             '/towline.v1.JobService/SetJobAlias',
             towline_dot_v1_dot_jobs__pb2.SetJobAliasRequest.SerializeToString,
             towline_dot_v1_dot_jobs__pb2.SetJobAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJobAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.JobService/DeleteJobAlias',
+            towline_dot_v1_dot_jobs__pb2.DeleteJobAliasRequest.SerializeToString,
+            towline_dot_v1_dot_jobs__pb2.DeleteJobAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJobVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.JobService/DeleteJobVersion',
+            towline_dot_v1_dot_jobs__pb2.DeleteJobVersionRequest.SerializeToString,
+            towline_dot_v1_dot_jobs__pb2.DeleteJobVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetJobRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.JobService/SetJobRetention',
+            towline_dot_v1_dot_jobs__pb2.SetJobRetentionRequest.SerializeToString,
+            towline_dot_v1_dot_jobs__pb2.SetJobRetentionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,10 +39,14 @@ GRPC_VERSION: str
 class JobServiceStub:
     """JobService keeps jobs, their versions and their aliases.
 
-    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
-    NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
-    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
+    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_NOT_FOUND and NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND (of an input),
+    INVALID_ARGUMENT/INVALID_FIELD (metadata: field), INVALID_ARGUMENT/INVALID_SPEC (several fields are wrong;
+    metadata: one entry per violation, path → message), INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED (metadata: version, where it points now, or "none"),
+    FAILED_PRECONDITION/IN_USE (metadata: aliases, run or job_version, what refers to it),
+    FAILED_PRECONDITION/NO_QUEUE_ADDRESS (the registry cannot ask which runs refer to a job version),
+    UNAVAILABLE/QUEUE_UNAVAILABLE, UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @_typing.overload
@@ -51,8 +55,8 @@ class JobServiceStub:
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     CreateJobVersion: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CreateJobVersionRequest, _jobs_pb2.CreateJobVersionResponse]
     """CreateJobVersion adds a version to a job, and the job with its first one.
-    The newest version is returned, and none is made, when its content is equal; the aliases
-    asked for are set on it. Provenance and author are not content.
+    Where a version of the job has the same content, whoever sent it, that one is returned and none is made; the
+    aliases asked for are set on it, and "latest" points at it again. Provenance and author are not content.
     """
     GetJobVersion: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobVersionRequest, _jobs_pb2.GetJobVersionResponse]
     """GetJobVersion returns one version, named by version or by alias."""
@@ -64,22 +68,36 @@ class JobServiceStub:
     """
     SetJobAlias: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.SetJobAliasRequest, _jobs_pb2.SetJobAliasResponse]
     """SetJobAlias makes an alias point at a version, moving it if it exists."""
+    DeleteJobAlias: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobAliasRequest, _jobs_pb2.DeleteJobAliasResponse]
+    """DeleteJobAlias takes an alias away; the version stays."""
+    DeleteJobVersion: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobVersionRequest, _jobs_pb2.DeleteJobVersionResponse]
+    """DeleteJobVersion makes a version unknown from now on; its number is not given again. A version that a run
+    refers to, or an alias other than "latest", is FAILED_PRECONDITION/IN_USE. "latest" then points at the newest
+    that is left; a job without versions is not listed. What the version needs stays some days longer: if a run
+    that was submitted meanwhile refers to it, the version is known again.
+    """
+    SetJobRetention: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.SetJobRetentionRequest, _jobs_pb2.SetJobRetentionResponse]
+    """SetJobRetention says which versions of a job are deleted by themselves."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
     """JobService keeps jobs, their versions and their aliases.
 
-    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
-    NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
-    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
+    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_NOT_FOUND and NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND (of an input),
+    INVALID_ARGUMENT/INVALID_FIELD (metadata: field), INVALID_ARGUMENT/INVALID_SPEC (several fields are wrong;
+    metadata: one entry per violation, path → message), INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED (metadata: version, where it points now, or "none"),
+    FAILED_PRECONDITION/IN_USE (metadata: aliases, run or job_version, what refers to it),
+    FAILED_PRECONDITION/NO_QUEUE_ADDRESS (the registry cannot ask which runs refer to a job version),
+    UNAVAILABLE/QUEUE_UNAVAILABLE, UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJobVersion: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CreateJobVersionRequest, _jobs_pb2.CreateJobVersionResponse]  # type: ignore[assignment]
     """CreateJobVersion adds a version to a job, and the job with its first one.
-    The newest version is returned, and none is made, when its content is equal; the aliases
-    asked for are set on it. Provenance and author are not content.
+    Where a version of the job has the same content, whoever sent it, that one is returned and none is made; the
+    aliases asked for are set on it, and "latest" points at it again. Provenance and author are not content.
     """
     GetJobVersion: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobVersionRequest, _jobs_pb2.GetJobVersionResponse]  # type: ignore[assignment]
     """GetJobVersion returns one version, named by version or by alias."""
@@ -91,14 +109,28 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     SetJobAlias: _aio.UnaryUnaryMultiCallable[_jobs_pb2.SetJobAliasRequest, _jobs_pb2.SetJobAliasResponse]  # type: ignore[assignment]
     """SetJobAlias makes an alias point at a version, moving it if it exists."""
+    DeleteJobAlias: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobAliasRequest, _jobs_pb2.DeleteJobAliasResponse]  # type: ignore[assignment]
+    """DeleteJobAlias takes an alias away; the version stays."""
+    DeleteJobVersion: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobVersionRequest, _jobs_pb2.DeleteJobVersionResponse]  # type: ignore[assignment]
+    """DeleteJobVersion makes a version unknown from now on; its number is not given again. A version that a run
+    refers to, or an alias other than "latest", is FAILED_PRECONDITION/IN_USE. "latest" then points at the newest
+    that is left; a job without versions is not listed. What the version needs stays some days longer: if a run
+    that was submitted meanwhile refers to it, the version is known again.
+    """
+    SetJobRetention: _aio.UnaryUnaryMultiCallable[_jobs_pb2.SetJobRetentionRequest, _jobs_pb2.SetJobRetentionResponse]  # type: ignore[assignment]
+    """SetJobRetention says which versions of a job are deleted by themselves."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """JobService keeps jobs, their versions and their aliases.
 
-    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND,
-    NOT_FOUND/BLOB_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
-    INVALID_ARGUMENT/REQUEST_ID_REUSED, UNAVAILABLE/DATABASE_UNAVAILABLE,
-    RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
+    Errors: NOT_FOUND/JOB_NOT_FOUND, NOT_FOUND/JOB_VERSION_NOT_FOUND, NOT_FOUND/BLOB_NOT_FOUND,
+    NOT_FOUND/ARTIFACT_NOT_FOUND and NOT_FOUND/ARTIFACT_VERSION_NOT_FOUND (of an input),
+    INVALID_ARGUMENT/INVALID_FIELD (metadata: field), INVALID_ARGUMENT/INVALID_SPEC (several fields are wrong;
+    metadata: one entry per violation, path → message), INVALID_ARGUMENT/REQUEST_ID_REUSED,
+    FAILED_PRECONDITION/ALIAS_MOVED (metadata: version, where it points now, or "none"),
+    FAILED_PRECONDITION/IN_USE (metadata: aliases, run or job_version, what refers to it),
+    FAILED_PRECONDITION/NO_QUEUE_ADDRESS (the registry cannot ask which runs refer to a job version),
+    UNAVAILABLE/QUEUE_UNAVAILABLE, UNAVAILABLE/DATABASE_UNAVAILABLE, RESOURCE_EXHAUSTED/OVERLOADED (with RetryInfo).
     """
 
     @_abc_1.abstractmethod
@@ -108,8 +140,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.CreateJobVersionResponse, _abc.Awaitable[_jobs_pb2.CreateJobVersionResponse]]:
         """CreateJobVersion adds a version to a job, and the job with its first one.
-        The newest version is returned, and none is made, when its content is equal; the aliases
-        asked for are set on it. Provenance and author are not content.
+        Where a version of the job has the same content, whoever sent it, that one is returned and none is made; the
+        aliases asked for are set on it, and "latest" points at it again. Provenance and author are not content.
         """
 
     @_abc_1.abstractmethod
@@ -145,5 +177,33 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.SetJobAliasResponse, _abc.Awaitable[_jobs_pb2.SetJobAliasResponse]]:
         """SetJobAlias makes an alias point at a version, moving it if it exists."""
+
+    @_abc_1.abstractmethod
+    def DeleteJobAlias(
+        self,
+        request: _jobs_pb2.DeleteJobAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.DeleteJobAliasResponse, _abc.Awaitable[_jobs_pb2.DeleteJobAliasResponse]]:
+        """DeleteJobAlias takes an alias away; the version stays."""
+
+    @_abc_1.abstractmethod
+    def DeleteJobVersion(
+        self,
+        request: _jobs_pb2.DeleteJobVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.DeleteJobVersionResponse, _abc.Awaitable[_jobs_pb2.DeleteJobVersionResponse]]:
+        """DeleteJobVersion makes a version unknown from now on; its number is not given again. A version that a run
+        refers to, or an alias other than "latest", is FAILED_PRECONDITION/IN_USE. "latest" then points at the newest
+        that is left; a job without versions is not listed. What the version needs stays some days longer: if a run
+        that was submitted meanwhile refers to it, the version is known again.
+        """
+
+    @_abc_1.abstractmethod
+    def SetJobRetention(
+        self,
+        request: _jobs_pb2.SetJobRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.SetJobRetentionResponse, _abc.Awaitable[_jobs_pb2.SetJobRetentionResponse]]:
+        """SetJobRetention says which versions of a job are deleted by themselves."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

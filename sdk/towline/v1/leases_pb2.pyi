@@ -640,6 +640,8 @@ class AttemptResult(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     LOG_SIZE_FIELD_NUMBER: _builtins.int
+    SUMMARY_JSON_FIELD_NUMBER: _builtins.int
+    LOGGED_ARTIFACTS_FIELD_NUMBER: _builtins.int
     outcome: _runs_pb2.AttemptOutcome.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     exit_code: _builtins.int
@@ -648,9 +650,15 @@ class AttemptResult(_message.Message):
     """"artifacts/{artifact}/versions/{version}" of the outputs; empty: none."""
     log_size: _builtins.int
     """Size of the attempt's output log in bytes."""
+    summary_json: _builtins.str
+    """What the program set in `run.summary`: the text of a JSON object of at most 64 KiB; empty: nothing."""
     @_builtins.property
     def failure(self) -> _runs_pb2.Failure:
         """Set unless it succeeded."""
+
+    @_builtins.property
+    def logged_artifacts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"artifacts/{artifact}/versions/{version}" of what the program logged, besides `outputs`; at most 64."""
 
     def __init__(
         self,
@@ -660,10 +668,12 @@ class AttemptResult(_message.Message):
         failure: _runs_pb2.Failure | None = ...,
         outputs: _builtins.str = ...,
         log_size: _builtins.int = ...,
+        summary_json: _builtins.str = ...,
+        logged_artifacts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "failure", b"failure", "log_size", b"log_size", "outcome", b"outcome", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "failure", b"failure", "log_size", b"log_size", "logged_artifacts", b"logged_artifacts", "outcome", b"outcome", "outputs", b"outputs", "summary_json", b"summary_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -307,6 +307,9 @@ class Run(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     PREEMPT_REQUESTED_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    SUMMARY_JSON_FIELD_NUMBER: _builtins.int
+    LOGGED_ARTIFACTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"runs/{run}"."""
     display_name: _builtins.str
@@ -337,6 +340,8 @@ class Run(_message.Message):
     """The run that this one repeats, "runs/{run}"; empty: none."""
     preempt_requested: _builtins.bool
     """Whether its current attempt is being stopped to be queued again."""
+    summary_json: _builtins.str
+    """Results that its last attempt set in `run.summary`: the text of a JSON object; empty: none."""
     @_builtins.property
     def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Template variables as given: name → JSON text."""
@@ -373,6 +378,14 @@ class Run(_message.Message):
     def retry_policy(self) -> Global___RetryPolicy:
         """How often it is tried again, the queue's and the defaults filled in: one budget for each cause."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.ArtifactInput]:
+        """Artifacts it reads, each by version."""
+
+    @_builtins.property
+    def logged_artifacts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"artifacts/{artifact}/versions/{version}" of what its last attempt logged, besides `outputs`."""
+
     def __init__(
         self,
         *,
@@ -400,10 +413,13 @@ class Run(_message.Message):
         limits: Global___TimeLimits | None = ...,
         retry_policy: Global___RetryPolicy | None = ...,
         preempt_requested: _builtins.bool = ...,
+        inputs: _abc.Iterable[_jobs_pb2.ArtifactInput] | None = ...,
+        summary_json: _builtins.str = ...,
+        logged_artifacts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "failure", b"failure", "limits", b"limits", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "author", b"author", "cancel_requested", b"cancel_requested", "config_json", b"config_json", "create_time", b"create_time", "display_name", b"display_name", "due_time", b"due_time", "end_time", b"end_time", "failure", b"failure", "job_version", b"job_version", "labels", b"labels", "limits", b"limits", "name", b"name", "outputs", b"outputs", "preempt_requested", b"preempt_requested", "priority", b"priority", "queue", b"queue", "queue_position", b"queue_position", "retry_of", b"retry_of", "retry_policy", b"retry_policy", "state", b"state", "state_detail", b"state_detail", "unreachable", b"unreachable", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "author", b"author", "cancel_requested", b"cancel_requested", "config_json", b"config_json", "create_time", b"create_time", "display_name", b"display_name", "due_time", b"due_time", "end_time", b"end_time", "failure", b"failure", "inputs", b"inputs", "job_version", b"job_version", "labels", b"labels", "limits", b"limits", "logged_artifacts", b"logged_artifacts", "name", b"name", "outputs", b"outputs", "preempt_requested", b"preempt_requested", "priority", b"priority", "queue", b"queue", "queue_position", b"queue_position", "retry_of", b"retry_of", "retry_policy", b"retry_policy", "state", b"state", "state_detail", b"state_detail", "summary_json", b"summary_json", "unreachable", b"unreachable", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,6 +713,26 @@ class RunSubmission(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class InputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     JOB_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     CONFIG_JSON_FIELD_NUMBER: _builtins.int
@@ -708,6 +744,7 @@ class RunSubmission(_message.Message):
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """"jobs/{job}/versions/{version or alias}"; "jobs/{job}" means its latest."""
     queue: _builtins.str
@@ -742,6 +779,12 @@ class RunSubmission(_message.Message):
     def retry_policy(self) -> Global___RetryPolicy:
         """Retries; what is not set is the queue's."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Artifacts to read in place of the job's, by the names of its inputs, and further ones:
+        name → "artifacts/{artifact}/versions/{version or alias}".
+        """
+
     def __init__(
         self,
         *,
@@ -756,10 +799,11 @@ class RunSubmission(_message.Message):
         not_before: _timestamp_pb2.Timestamp | None = ...,
         limits: Global___TimeLimits | None = ...,
         retry_policy: Global___RetryPolicy | None = ...,
+        inputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "not_before", b"not_before", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "job", b"job", "labels", b"labels", "limits", b"limits", "not_before", b"not_before", "priority", b"priority", "queue", b"queue", "retry_policy", b"retry_policy", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "inputs", b"inputs", "job", b"job", "labels", b"labels", "limits", b"limits", "not_before", b"not_before", "priority", b"priority", "queue", b"queue", "retry_policy", b"retry_policy", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -783,6 +827,7 @@ class LaunchSpec(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     STOP_SIGNAL_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """"runs/{run}"."""
     display_name: _builtins.str
@@ -817,6 +862,10 @@ class LaunchSpec(_message.Message):
     def retry_policy(self) -> Global___RetryPolicy:
         """Retries, the queue's and the defaults filled in; the queue service carries them out."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.ArtifactInput]:
+        """Artifacts to mount, each by version."""
+
     def __init__(
         self,
         *,
@@ -832,10 +881,11 @@ class LaunchSpec(_message.Message):
         limits: Global___TimeLimits | None = ...,
         retry_policy: Global___RetryPolicy | None = ...,
         stop_signal: _builtins.str = ...,
+        inputs: _abc.Iterable[_jobs_pb2.ArtifactInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "job", b"job", "limits", b"limits", "resource", b"resource", "retry_policy", b"retry_policy", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "docker", b"docker", "job", b"job", "job_version", b"job_version", "limits", b"limits", "queue", b"queue", "resource", b"resource", "retry_policy", b"retry_policy", "run", b"run", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "docker", b"docker", "inputs", b"inputs", "job", b"job", "job_version", b"job_version", "limits", b"limits", "queue", b"queue", "resource", b"resource", "retry_policy", b"retry_policy", "run", b"run", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["docker"]  # noqa: Y015
     _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015

@@ -21,19 +21,25 @@ from towline_agent.core.capacity import Capacity
 from towline_agent.core.containers import Owner
 from towline_agent.core.leases import LeaseBook
 from towline_agent.core.recipe import Indexes
+from towline_agent.credentials import Credentials
 from towline_agent.deadlines import Deadlines, boot_id
 from towline_agent.engine import docker
 from towline_agent.engine.health import EngineHealth
+from towline_agent.image_records import ImageRecords
+from towline_agent.input_cache import InputCache, InputSettings
+from towline_agent.input_records import InputRecords
 from towline_agent.journal import Identity, Journal, locked
 from towline_agent.keeping import OutputKeeper
 from towline_agent.keeping_deadlines import DeadlineKeeper
 from towline_agent.local_service import AgentServicer
 from towline_agent.logs import LogPipe
 from towline_agent.node import Node, Parts
+from towline_agent.packages import Packages
 from towline_agent.registry import Registry
 from towline_agent.runner import Runner, Tools
 from towline_agent.session import Sessions
 from towline_agent.settings import AgentSettings
+from towline_agent.sharing import SharedImages
 from towline_agent.sources import Sources
 from towline_agent.sweep import sweep
 from towline_agent.watchdog.starting import keep_running
@@ -61,7 +67,9 @@ async def serve(settings: AgentSettings) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(locked(settings.data_dir))
         stop = await stack.enter_async_context(stop_requested())
-        engine = await stack.enter_async_context(docker.connecting(settings.docker_host))
+        engine = await stack.enter_async_context(
+            docker.connecting(settings.docker_host, Credentials(settings.registry_logins))
+        )
         to_queue = await stack.enter_async_context(open_channel(settings.queue_address))
         to_registry = await stack.enter_async_context(open_channel(settings.registry_address))
         try:
@@ -91,12 +99,15 @@ class _Agent:
         self._identity = journal.start()
         self._owner = Owner(settings.agent_name, self._identity.instance_id)
         self._health = EngineHealth(engine, self._engine_changed)
-        registry = Registry(to_registry, f"the registry at {settings.registry_address}")
+        peer = f"the registry at {settings.registry_address}"
+        registry = Registry(to_registry, peer)
         queue = f"the queue service at {settings.queue_address}"
         self._images = DockerImages(
             engine,
             Sources(registry, journal.work, settings.git_protocols),
+            Packages(registry, journal.work, settings.git_protocols),
             _build_settings(settings, self._identity),
+            self._shared(to_registry, peer),
         )
         self._logs = LogPipe(to_queue, queue)
         keeper = OutputKeeper(engine, self._health, registry, journal.work)
@@ -105,10 +116,23 @@ class _Agent:
         capacity = Capacity(settings.slots or max(1, len(found)), found)
         book = LeaseBook(capacity, self._identity.starts * _SEQS_PER_START, lambda: str(uuid.uuid4()))
         self._deadlines = DeadlineKeeper(Deadlines(settings.data_dir, boot), book)
-        runner = Runner(tools, journal, self._owner)
+        self._inputs = InputCache(
+            engine,
+            registry,
+            InputRecords(settings.data_dir / "inputs"),
+            InputSettings(self._identity.instance_id, settings.input_cache),
+        )
+        runner = Runner(tools, self._inputs, journal, self._owner)
         self._node = Node(book, Parts(journal, self._deadlines, runner, self._health), root)
         introduction = _introduction(settings, self._identity, capacity, boot)
         self._sessions = Sessions(self._node, to_queue, queue, introduction)
+
+    def _shared(self, to_registry: grpc.aio.Channel, peer: str) -> SharedImages | None:
+        repository = self._settings.image_repository
+        if not repository:
+            return None
+        records = ImageRecords(to_registry, peer, repository, self._settings.agent_name)
+        return SharedImages(self._engine, records)
 
     def _engine_changed(self) -> None:
         self._node.engine_changed()
@@ -144,6 +168,7 @@ class _Agent:
 
     async def _sweep(self) -> None:
         await self._sessions.welcomed.wait()
+        self._root.create_task(self._inputs.run(self._health))
         await sweep(self._engine, self._health, self._images, self._owner, lambda: self._node.book.leases)
 
     def _register(self, server: grpc.aio.Server) -> list[str]:

@@ -2,42 +2,35 @@
 
 import asyncio
 import logging
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
-import uv
-
-from towline.errors import InvalidArgument, NotFound, TowlineError
-from towline.v1 import docker_pb2, leases_pb2, runs_pb2
+from towline import names
+from towline.errors import FailedPrecondition, InvalidArgument, NotFound
+from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
 from towline_agent import tars
-from towline_agent.core import keys, recipe
+from towline_agent.core import ancestors, keys, locks, recipe
+from towline_agent.core.ancestors import Ancestor
 from towline_agent.core.containers import ImageFacts
-from towline_agent.core.failures import LogTail, build_failure, failed
-from towline_agent.engine.port import ContainerId, Engine
+from towline_agent.core.failures import failed
+from towline_agent.engine.port import Engine
+from towline_agent.installations import BuildLog, BuildSettings, Installation, Installations
+from towline_agent.packages import NOTHING, Packages
+from towline_agent.sharing import Got, SharedImages, Wanted, built
+from towline_agent.source_files import reading
 from towline_agent.sources import Sources
-from towline_agent.stopping import to_the_end
 
 __all__ = ["BuildLog", "BuildSettings", "DockerImages", "ImageBuilder", "Ready"]
 
 _log = logging.getLogger(__name__)
-_CLEAN_UP_S: Final = 30.0
 _VANISHED: Final = "Image {} is gone right after it was built; was it removed at the same moment?"
 
 Tell = Callable[[str], None]
-
-
-class BuildLog(Protocol):
-    """Where a build's output goes."""
-
-    async def write(self, data: bytes) -> None:
-        """Add bytes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,43 +60,32 @@ class ImageBuilder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class BuildSettings:
-    """How an agent builds."""
-
-    builder: str
-    """Id of the agent's data folder; marks build containers."""
-    starts: int
-    """How often the agent was started; tells its build containers from those of earlier starts."""
-    base_images: tuple[str, ...]
-    """Candidates in order; {version} becomes "X.Y"."""
-    indexes: recipe.Indexes
-    ca_bundle: Path | None = None
-    network: str = ""
-    cache_volume: str = ""
-
-    @property
-    def label(self) -> str:
-        """Return what build containers are labelled with."""
-        return f"{self.builder}:{self.starts}"
-
-
 class DockerImages:
     """Builds by running the installation in a container and committing what it leaves; see core.recipe.
 
     Args:
         engine: The engine.
         sources: Where source trees come from.
+        packages: Where packages come from that no index has.
         settings: How to build.
+        shared: Where a fleet keeps its images; None: each node builds its own.
     """
 
-    def __init__(self, engine: Engine, sources: Sources, settings: BuildSettings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sources: Sources,
+        packages: Packages,
+        settings: BuildSettings,
+        shared: SharedImages | None = None,
+    ) -> None:
         self._engine = engine
         self._sources = sources
+        self._packages = packages
         self._settings = settings
+        self._shared = shared
         self._building: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._in_use: set[str] = set()
-        """Names of the containers of builds that go on."""
+        self._installations = Installations(engine, settings)
 
     async def ensure(
         self, spec: runs_pb2.LaunchSpec, log: BuildLog, tell: Tell
@@ -116,30 +98,19 @@ class DockerImages:
         if isinstance(base, leases_pb2.AttemptResult):
             return base
         build = _Build(spec, base.facts, self._key(spec, base.facts), log, tell)
-        tag = keys.job_tag(build.key, keys.source_id(spec.job))
+        digest = keys.job_digest(build.key, keys.source_id(spec.job), spec.job.python.editables)
+        tag = keys.job_tag(digest)
         if found := await self._engine.image(tag):
             return Ready(found, runs_pb2.IMAGE_OUTCOME_REUSED)
         async with self._alone(tag, tell):
             if found := await self._engine.image(tag):
                 return Ready(found, runs_pb2.IMAGE_OUTCOME_REUSED)
-            return await self._build(build, tag)
+            got = await self._get(digest, tag, build, self._build)
+        return got if isinstance(got, leases_pb2.AttemptResult) else Ready(*got)
 
     async def sweep(self) -> None:
         """Remove what builds have left that were killed or could not clean up after themselves."""
-        containers = await self._engine.containers({recipe.LABEL_BUILDER: ""})
-        volumes = await self._engine.volumes({recipe.LABEL_BUILDER: ""})
-        # Asked for after them: a build is in use before what it uses is there.
-        in_use = frozenset(self._in_use)
-        for container in containers:
-            if self._is_left_over(container.labels, in_use=container.name in in_use):
-                await self._engine.remove(container.id)
-        for volume in volumes:
-            if self._is_left_over(volume.labels, in_use=bool(in_use)):
-                await self._engine.remove_volume(volume.name)
-
-    def _is_left_over(self, labels: Mapping[str, str], *, in_use: bool) -> bool:
-        builder, _, start = labels[recipe.LABEL_BUILDER].rpartition(":")
-        return builder == self._settings.builder and (start != str(self._settings.starts) or not in_use)
+        await self._installations.sweep()
 
     def _key(self, spec: runs_pb2.LaunchSpec, base: ImageFacts) -> keys.EnvironmentKey:
         python = spec.job.python
@@ -149,6 +120,9 @@ class DockerImages:
             requirements=tuple(line.strip() for line in python.requirements if line.strip()),
             index_urls=keys.without_credentials(self._settings.indexes.urls(python)),
             uv_version=version("uv"),
+            wheels=tuple(keys.wheel_id(wheel) for wheel in python.wheels),
+            complete=python.complete,
+            lock=keys.lock_id(python),
         )
 
     @asynccontextmanager
@@ -210,92 +184,136 @@ class DockerImages:
             "with a Python version that has one.",
         )
 
-    async def _build(self, build: "_Build", tag: str) -> Ready | leases_pb2.AttemptResult:
-        environment_tag = keys.environment_tag(build.key)
-        async with self._alone(environment_tag, build.tell):
-            environment = await self._engine.image(environment_tag)
-            if environment is None:
-                made = await self._build_environment(build, environment_tag)
-                if isinstance(made, leases_pb2.AttemptResult):
-                    return made
-                environment = made
-        build.tell("adding the source to the image")
+    async def _get(self, digest: str, tag: str, build: "_Build", make: "_Make") -> Got:
+        """Build an image here, or get it from who has built it; see SharedImages."""
+
+        async def make_here(tell: Tell) -> ImageFacts | leases_pb2.AttemptResult:
+            return await make(replace(build, tell=tell), tag)
+
+        if self._shared is None:
+            return built(await make_here(build.tell))
+        return await self._shared.get(Wanted(f"sha256:{digest}", tag, make_here), build.tell)
+
+    async def _build(self, build: "_Build", tag: str) -> ImageFacts | leases_pb2.AttemptResult:
         try:
             async with self._sources.archive(build.spec.job, build.tell) as archive:
-                config = {"Image": environment.id, "Labels": {recipe.LABEL_BUILDER: self._settings.label}}
-                async with self._throw_away(config) as container:
-                    await self._engine.put_archive(container, "/", tars.file_chunks(archive))
-                    await self._engine.commit(container, tag, recipe.image_config(environment.environment))
-        except (InvalidArgument, NotFound) as error:
+                locked = await asyncio.to_thread(_locked, build.spec.job.python, archive)
+                environment = await self._environment(build, locked)
+                if isinstance(environment, leases_pb2.AttemptResult):
+                    return environment
+                refused = await self._add_source(build, locked, environment, archive, tag)
+        except (FailedPrecondition, InvalidArgument, NotFound) as error:
             await build.log.write(f"towline: {error.message}\n".encode())
             return failed(
                 runs_pb2.FAILURE_CAUSE_IMAGE_BUILD, f"The image could not be built: {error.message}"
             )
+        if refused is not None:
+            return refused
         facts = await self._engine.image(tag)
         if facts is None:
             return failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, _VANISHED.format(tag))
         await build.log.write(f"towline: built {tag}\n".encode())
-        return Ready(facts, runs_pb2.IMAGE_OUTCOME_BUILT)
+        return facts
 
-    async def _build_environment(self, build: "_Build", tag: str) -> ImageFacts | leases_pb2.AttemptResult:
-        settings, python = self._settings, build.spec.job.python
-        count = len(build.key.requirements)
-        build.tell(f"installing {count} requirements for Python {build.key.python}")
-        await build.log.write(f"towline: Python {build.key.python}, {count} requirements\n".encode())
-        config = recipe.build_container(
-            build.base.id, settings.label, cache_volume=settings.cache_volume, network=settings.network
-        )
-        async with self._throw_away(config) as container:
-            entries = await asyncio.to_thread(self._files, build)
-            await self._engine.put_archive(container, "/towline", tars.stream(entries))
-            await self._engine.start(container)
-            tail = await self._follow(container, build, settings.indexes.urls(python))
-            status = await self._engine.wait(container)
-            if status.code != 0:
-                return build_failure(tail)
-            build.tell("keeping the environment as an image")
-            await self._engine.commit(container, tag, recipe.image_config(build.base.environment))
+    async def _environment(
+        self, build: "_Build", locked: locks.Locked | None
+    ) -> ImageFacts | leases_pb2.AttemptResult:
+        key = replace(build.key, lock=locked.digest if locked else "")
+        tag = keys.environment_tag(key)
+        async with self._alone(tag, build.tell):
+            if found := await self._engine.image(tag):
+                return found
+
+            async def make(wanted: _Build, name: str) -> ImageFacts | leases_pb2.AttemptResult:
+                return await self._build_environment(wanted, locked, name)
+
+            got = await self._get(key.digest(), tag, build, make)
+        return got if isinstance(got, leases_pb2.AttemptResult) else got[0]
+
+    async def _build_environment(
+        self, build: "_Build", locked: locks.Locked | None, tag: str
+    ) -> ImageFacts | leases_pb2.AttemptResult:
+        job, _ = names.split_version(names.JobVersionName(build.spec.job_version))
+        key = replace(build.key, lock=locked.digest if locked else "")
+        ancestor = ancestors.closest(key, job, await self._ancestors())
+        refused = await self._install(build, locked, tag, ancestor)
+        if refused is not None and ancestor is not None:
+            await build.log.write(b"towline: starting anew, on the base image\n")
+            ancestor = None
+            refused = await self._install(build, locked, tag, ancestor)
+        if refused is not None:
+            return refused
         facts = await self._engine.image(tag)
         if facts is None:
             return failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, _VANISHED.format(tag))
         return facts
 
-    def _files(self, build: "_Build") -> Sequence[tars.Entry]:
-        small = recipe.build_files(build.spec.job.python, self._settings.indexes)
-        entries = [tars.Entry(name, content) for name, content in small.items()]
-        if self._settings.ca_bundle:
-            entries.append(tars.Entry("ca.pem", self._settings.ca_bundle.read_bytes()))
-        folders = [tars.Entry(name, None, 0o700) for name in ("home", "tmp", "bin")]
-        return [*folders, *entries, tars.Entry("bin/uv", Path(uv.find_uv_bin()), 0o755)]
+    async def _ancestors(self) -> list[Ancestor]:
+        found = await self._engine.images({ancestors.LABEL_ENVIRONMENT: ""})
+        read = (Ancestor.read(image.id, image.labels) for image in found)
+        return [one for one in read if one is not None]
 
-    async def _follow(self, container: ContainerId, build: "_Build", urls: Sequence[str]) -> str:
-        """Ship a build's output until it ends, without credentials, and return its last lines."""
-        redactor, tail = recipe.Redactor(urls), LogTail()
-        async for data in self._engine.logs(container, follow=True):
-            shown = redactor.feed(data)
-            tail.feed(shown)
-            await build.log.write(shown)
-        rest = redactor.end()
-        tail.feed(rest)
-        await build.log.write(rest)
-        return tail.text()
+    async def _install(
+        self, build: "_Build", locked: locks.Locked | None, tag: str, ancestor: Ancestor | None
+    ) -> leases_pb2.AttemptResult | None:
+        """Make an environment image, of the base image or of what differs from another environment."""
+        python = build.spec.job.python
+        count = len(build.key.requirements) + len(build.key.wheels)
+        what = f"what {python.lock.path} lists" if locked else f"{count} requirements"
+        if ancestor is not None:
+            count = len(frozenset(build.key.requirements) - ancestor.requirements)
+            what = f"{count} requirements that an earlier environment of this job has not"
+        build.tell(f"installing {what} for Python {build.key.python}")
+        await build.log.write(f"towline: Python {build.key.python}, {what}\n".encode())
+        indexes = self._settings.indexes
+        files = recipe.build_files(python, indexes, locked, onto_another=ancestor is not None)
+        start = self._installations.container(ancestor.image_id if ancestor else build.base.id)
+        async with (
+            self._packages.fetched(python, build.tell) as packages,
+            self._installations.throw_away(start) as container,
+        ):
+            installation = Installation(files, indexes.urls(python), packages)
+            refused = await self._installations.run(container, installation, build.log)
+            if refused is not None:
+                return refused
+            build.tell("keeping the environment as an image")
+            job, _ = names.split_version(names.JobVersionName(build.spec.job_version))
+            key = replace(build.key, lock=locked.digest if locked else "")
+            labels = {ancestors.LABEL_ENVIRONMENT: ancestors.label_of(key, job, ancestor)}
+            config = recipe.image_config(build.base.environment, labels)
+            await self._engine.commit(container, tag, config)
+        return None
 
-    @asynccontextmanager
-    async def _throw_away(self, config: Mapping[str, Any]) -> AsyncIterator[ContainerId]:
-        """Make a container that is gone after the block, however it is left."""
-        name = f"towline-build-{uuid.uuid4().hex}"
-        self._in_use.add(name)
-        try:
-            yield await to_the_end(self._engine.create(name, config))
-        finally:
-            # Also after a cancel, which came to the block and not to this.
-            try:
-                async with asyncio.timeout(_CLEAN_UP_S):
-                    await self._engine.remove(name)
-            except (TowlineError, TimeoutError) as error:
-                _log.warning("build container %s stays until the next sweep: %s", name, error)
-            finally:
-                self._in_use.discard(name)
+    async def _add_source(
+        self,
+        build: "_Build",
+        locked: locks.Locked | None,
+        environment: ImageFacts,
+        archive: Path,
+        tag: str,
+    ) -> leases_pb2.AttemptResult | None:
+        """Make the image that has the source tree; what is installed from it is installed here."""
+        build.tell("adding the source to the image")
+        files = recipe.project_files(build.spec.job.python, self._settings.indexes, locked)
+        config: Mapping[str, Any] = {
+            "Image": environment.id,
+            "Labels": {recipe.LABEL_BUILDER: self._settings.label},
+        }
+        if files is not None:
+            config = self._installations.container(environment.id)
+        async with self._installations.throw_away(config) as container:
+            await self._engine.put_archive(container, "/", tars.file_chunks(archive))
+            if files is not None:
+                build.tell("installing from the source")
+                await build.log.write(b"towline: installing from the source\n")
+                urls = self._settings.indexes.urls(build.spec.job.python)
+                refused = await self._installations.run(
+                    container, Installation(files, urls, NOTHING), build.log
+                )
+                if refused is not None:
+                    return refused
+            await self._engine.commit(container, tag, recipe.image_config(environment.environment))
+        return None
 
 
 @dataclass(frozen=True)
@@ -307,3 +325,11 @@ class _Build:
     key: keys.EnvironmentKey
     log: BuildLog
     tell: Tell
+
+
+_Make = Callable[[_Build, str], Awaitable[ImageFacts | leases_pb2.AttemptResult]]
+
+
+def _locked(python: jobs_pb2.PythonEnvironment, archive: Path) -> locks.Locked | None:
+    with reading(archive) as find:
+        return recipe.locked_environment(python, find)

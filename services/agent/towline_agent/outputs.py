@@ -1,21 +1,21 @@
-"""Outputs: from a container's folder to an artifact of the run, in bounded memory."""
+"""Files that a run has left, from its container's folders to artifacts, in bounded memory."""
 
 import asyncio
 import hashlib
 import tarfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from towline.client.parallel import in_parallel
 from towline.errors import InvalidArgument
-from towline.v1 import artifacts_pb2
-from towline_agent.core.containers import OUTPUTS
+from towline.v1 import artifacts_pb2, runs_pb2
+from towline_agent.core.containers import OUTPUTS, UNTOUCHED
 from towline_agent.engine.port import ContainerId, Engine
 from towline_agent.registry import FileSlice, Registry
 
-__all__ = ["Outputs", "collect", "upload"]
+__all__ = ["FileList", "collect", "fetch", "outputs_request", "request_id", "upload"]
 
 _MOST_FILES: Final = 100_000
 # Each holds a few messages of 1 MiB in memory.
@@ -23,83 +23,139 @@ _UPLOADS_AT_ONCE: Final = 16
 _NAMESPACE: Final = uuid.UUID("6a2f3d0e-8f0b-4f57-9e0e-3f1f4c8f8a55")
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What a run has left, in a tar archive on disk."""
+@dataclass
+class FileList:
+    """The files of one artifact to be, in a tar archive on disk.
 
-    files: list[artifacts_pb2.ArtifactFile]
-    contents: dict[str, FileSlice]
+    Args:
+        archive: The tar archive.
+    """
+
+    archive: Path
+    files: list[artifacts_pb2.ArtifactFile] = field(default_factory=list)
+    contents: dict[str, FileSlice] = field(default_factory=dict)
     """By digest."""
-    skipped: list[str]
+    skipped: list[str] = field(default_factory=list)
     """One line for people for each thing that is not kept."""
+    _linked: dict[str, artifacts_pb2.ArtifactFile] = field(default_factory=dict)
+
+    def add(self, member: tarfile.TarInfo, path: str) -> None:
+        """Take a member of the archive.
+
+        Args:
+            member: It.
+            path: Its path in the artifact.
+        """
+        if member.isdir():
+            return
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            self.skipped.append(f"{path!r} is not kept: its name is not UTF-8")
+            return
+        if member.isreg():
+            content = FileSlice(self.archive, member.offset_data, member.size)
+            file = artifacts_pb2.ArtifactFile(
+                path=path,
+                digest=_digest(content),
+                size_bytes=member.size,
+                executable=bool(member.mode & 0o100),
+            )
+            self.contents[file.digest] = content
+            self._linked[member.name] = file
+        elif member.islnk() and member.linkname in self._linked:
+            file = artifacts_pb2.ArtifactFile()
+            file.CopyFrom(self._linked[member.linkname])
+            file.path = path
+        else:
+            self.skipped.append(f"{path!r} is not kept: only files and folders are")
+            return
+        self.files.append(file)
+
+    def finish(self, called: str) -> None:
+        """Bring the files into order; InvalidArgument if they are more than an artifact may have."""
+        if len(self.files) > _MOST_FILES:
+            raise InvalidArgument(
+                f"{called} are {len(self.files)} files, more than {_MOST_FILES}; pack them into archives",
+                reason="TOO_MANY_OUTPUTS",
+            )
+        self.files.sort(key=lambda file: file.path)
 
 
-async def collect(engine: Engine, container: ContainerId, target: Path) -> Outputs:
+async def fetch(engine: Engine, container: ContainerId, path: str, target: Path) -> bool:
+    """Read a folder of an ended container into a tar archive; False: nothing was ever made in it.
+
+    An archive costs the engine a process of its own, that of an empty folder too.
+
+    Raises:
+        NotFound: There is none, or the container is gone.
+    """
+    if await engine.modified(container, path) == UNTOUCHED:
+        return False
+    with target.open("wb") as file:
+        async for chunk in engine.get_archive(container, path):
+            await asyncio.to_thread(file.write, chunk)
+    return True
+
+
+async def collect(engine: Engine, container: ContainerId, target: Path) -> FileList:
     """Read the outputs folder of an ended container into a file and list what is in it.
 
     Raises:
         InvalidArgument: There are more files than an artifact may have.
         NotFound: The container is gone.
     """
-    with target.open("wb") as file:
-        async for chunk in engine.get_archive(container, OUTPUTS):
-            await asyncio.to_thread(file.write, chunk)
+    if not await fetch(engine, container, OUTPUTS, target):
+        return FileList(target)
     return await asyncio.to_thread(_list, target)
 
 
-async def upload(registry: Registry, run: str, epoch: int, outputs: Outputs) -> str:
-    """Store outputs as an artifact and return its version's name; empty if there is nothing to keep.
+async def upload(
+    registry: Registry, request: artifacts_pb2.CreateArtifactVersionRequest, found: FileList
+) -> str:
+    """Store files as a version of an artifact and return its name; empty if there is nothing to keep.
 
-    Safe to repeat: what is there is not sent again, and one attempt makes one version.
+    Safe to repeat: what is there is not sent again, and one request makes one version.
+
+    Args:
+        registry: Where they go.
+        request: All but the files.
+        found: These.
     """
-    if not outputs.files:
+    if not found.files:
         return ""
-    lacking = await registry.missing(sorted(outputs.contents))
+    lacking = await registry.missing(sorted(found.contents))
     await in_parallel(
-        lacking, lambda digest: registry.upload(digest, outputs.contents[digest]), at_once=_UPLOADS_AT_ONCE
+        lacking, lambda digest: registry.upload(digest, found.contents[digest]), at_once=_UPLOADS_AT_ONCE
     )
-    request_id = str(uuid.uuid5(_NAMESPACE, f"{run}/{epoch}"))
-    return await registry.create_outputs(run, request_id, outputs.files)
+    whole = artifacts_pb2.CreateArtifactVersionRequest(files=found.files)
+    whole.MergeFrom(request)
+    return await registry.create_version(whole)
 
 
-def _list(path: Path) -> Outputs:
-    outputs = Outputs([], {}, [])
-    linked: dict[str, artifacts_pb2.ArtifactFile] = {}
+def outputs_request(spec: runs_pb2.LaunchSpec, epoch: int) -> artifacts_pb2.CreateArtifactVersionRequest:
+    """Ask for the artifact of an attempt's outputs; without its files."""
+    return artifacts_pb2.CreateArtifactVersionRequest(
+        request_id=request_id(spec, epoch),
+        artifact=f"artifacts/outputs-{spec.run.removeprefix('runs/')}",
+        type="outputs",
+        producer_run=spec.run,
+        producer_job_version=spec.job_version,
+    )
+
+
+def request_id(spec: runs_pb2.LaunchSpec, epoch: int, *more: str) -> str:
+    """Make the idempotency key of something that one attempt makes once."""
+    return str(uuid.uuid5(_NAMESPACE, "/".join([spec.run, str(epoch), *more])))
+
+
+def _list(path: Path) -> FileList:
+    found = FileList(path)
     with tarfile.open(path, mode="r:") as archive:
         for member in archive:
-            name = str(PurePosixPath(*PurePosixPath(member.name).parts[1:]))
-            if member.isdir():
-                continue
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                outputs.skipped.append(f"{name!r} is not kept: its name is not UTF-8")
-                continue
-            if member.isreg():
-                content = FileSlice(path, member.offset_data, member.size)
-                file = artifacts_pb2.ArtifactFile(
-                    path=name,
-                    digest=_digest(content),
-                    size_bytes=member.size,
-                    executable=bool(member.mode & 0o100),
-                )
-                outputs.contents[file.digest] = content
-                linked[member.name] = file
-            elif member.islnk() and member.linkname in linked:
-                file = artifacts_pb2.ArtifactFile()
-                file.CopyFrom(linked[member.linkname])
-                file.path = name
-            else:
-                outputs.skipped.append(f"{name!r} is not kept: only files and folders are")
-                continue
-            outputs.files.append(file)
-    if len(outputs.files) > _MOST_FILES:
-        raise InvalidArgument(
-            f"the outputs are {len(outputs.files)} files, more than {_MOST_FILES}; pack them into archives",
-            reason="TOO_MANY_OUTPUTS",
-        )
-    outputs.files.sort(key=lambda file: file.path)
-    return outputs
+            found.add(member, str(PurePosixPath(*PurePosixPath(member.name).parts[1:])))
+    found.finish("the outputs")
+    return found
 
 
 def _digest(content: FileSlice) -> str:

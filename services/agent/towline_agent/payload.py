@@ -1,5 +1,6 @@
 """What is put into /towline of a container before it starts."""
 
+import json
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -7,6 +8,7 @@ from importlib.resources.abc import Traversable
 from typing import Final
 
 from towline.v1 import runs_pb2
+from towline_agent.core.containers import UNTOUCHED
 from towline_agent.tars import Entry
 
 __all__ = ["payload"]
@@ -16,14 +18,19 @@ _TOP: Final = ("__init__.py", "errors.py")
 
 
 def payload(spec: runs_pb2.LaunchSpec) -> list[Entry]:
-    """Make the members of /towline: the parameters, the runtime, the outputs folder.
+    """Make the members of /towline: parameters, what the inputs are, the runtime, folders to write to.
 
-    Everything is readable for every user, and the outputs folder writable, because the container's
+    Everything is readable for every user, and those folders writable, because the container's
     user may be any.
     """
+    inputs = {one.name: one.artifact for one in spec.inputs}
     return [
         Entry("config.json", (spec.config_json or "{}").encode()),
-        Entry("outputs", None, 0o777),
+        Entry("inputs", None, 0o755),
+        Entry("inputs.json", json.dumps(inputs).encode()),
+        Entry("outputs", None, 0o777, modified=UNTOUCHED),
+        Entry("results", None, 0o777),
+        Entry("artifacts", None, 0o777, modified=UNTOUCHED),
         *_runtime(),
     ]
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,11 @@ from towline.rpc.channel import MAX_CHUNK_BYTES
 from towline.rpc.status import to_error
 from towline.v1 import artifacts_pb2, artifacts_pb2_grpc
 
-__all__ = ["FileSlice", "Registry"]
+__all__ = ["MAX_SMALL_BLOBS", "MAX_SMALL_BLOB_BYTES", "FileSlice", "Registry"]
+
+# As the proto says of DownloadBlobs.
+MAX_SMALL_BLOBS: Final = 1000
+MAX_SMALL_BLOB_BYTES: Final = 1024 * 1024
 
 _ANSWER_S: Final = 30.0
 # Streams of bytes: long enough for 1 TiB on a slow line, short enough to end.
@@ -55,8 +59,13 @@ class Registry:
         self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(channel)
         self._peer = peer
 
-    async def download(self, digest: str, size: int, target: Path) -> None:
+    async def download(self, digest: str, size: int | None, target: Path) -> None:
         """Bring a blob into a file, going on where an earlier try stopped, and check it.
+
+        Args:
+            digest: Of the blob.
+            size: How many bytes it has been recorded with; None: as many as it has.
+            target: The file.
 
         Raises:
             InvalidArgument: Its size (BLOB_SIZE_MISMATCH) or digest (DIGEST_MISMATCH) is another.
@@ -68,12 +77,42 @@ class Registry:
             with self._translated():
                 async for response in self._blobs.DownloadBlob(request, timeout=_TRANSFER_S):
                     have += len(response.data)
-                    if have > size:
+                    if size is not None and have > size:
                         break
                     await asyncio.to_thread(file.write, response.data)
         finally:
             await asyncio.to_thread(file.close)
         await asyncio.to_thread(_check, target, digest, size)
+
+    async def read(self, digest: str, offset: int) -> AsyncGenerator[bytes, None]:
+        """Give the bytes of a blob from an offset on; the reader checks them."""
+        request = artifacts_pb2.DownloadBlobRequest(digest=digest, offset=offset)
+        call = self._blobs.DownloadBlob(request, timeout=_TRANSFER_S)
+        try:
+            with self._translated():
+                async for response in call:
+                    yield response.data
+        finally:
+            call.cancel()
+
+    async def read_small(self, digests: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Give whole small blobs with their digests, in the order asked for; the reader checks them."""
+        request = artifacts_pb2.DownloadBlobsRequest(digests=digests)
+        call = self._blobs.DownloadBlobs(request, timeout=_TRANSFER_S)
+        try:
+            with self._translated():
+                async for response in call:
+                    for blob in response.blobs:
+                        yield blob.digest, blob.data
+        finally:
+            call.cancel()
+
+    async def artifact_version(self, name: str, *, files: bool) -> artifacts_pb2.ArtifactVersion:
+        """Return an artifact version, with or without its files."""
+        request = artifacts_pb2.GetArtifactVersionRequest(name=name, without_files=not files)
+        with self._translated():
+            response = await self._artifacts.GetArtifactVersion(request, timeout=_ANSWER_S)
+        return response.artifact_version
 
     async def missing(self, digests: Sequence[str]) -> set[str]:
         """Return those blobs that the registry lacks."""
@@ -109,17 +148,8 @@ class Registry:
                 reason="UPLOAD_INCOMPLETE",
             )
 
-    async def create_outputs(
-        self, run: str, request_id: str, files: Sequence[artifacts_pb2.ArtifactFile]
-    ) -> str:
-        """Make the outputs artifact of a run and return "artifacts/{artifact}/versions/{version}"."""
-        request = artifacts_pb2.CreateArtifactVersionRequest(
-            request_id=request_id,
-            artifact=f"artifacts/outputs-{run.removeprefix('runs/')}",
-            type="outputs",
-            files=files,
-            producer_run=run,
-        )
+    async def create_version(self, request: artifacts_pb2.CreateArtifactVersionRequest) -> str:
+        """Make a version of an artifact and return "artifacts/{artifact}/versions/{version}"."""
         with self._translated():
             response = await self._artifacts.CreateArtifactVersion(request, timeout=_ANSWER_S)
         return response.artifact_version.name
@@ -144,9 +174,9 @@ async def _messages(
         yield message
 
 
-def _check(path: Path, digest: str, size: int) -> None:
+def _check(path: Path, digest: str, size: int | None) -> None:
     """Refuse a download that is not what was asked for, and remove it so that nobody goes on with it."""
-    if path.stat().st_size != size:
+    if size is not None and path.stat().st_size != size:
         path.unlink()
         raise InvalidArgument(
             f"blob {digest} has not the recorded size of {size} bytes; record the job again",

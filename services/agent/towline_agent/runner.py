@@ -6,8 +6,10 @@ the first step looks for the attempt's container, and makes it where there never
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from towline.errors import (
     AlreadyExists,
@@ -24,12 +26,14 @@ from towline_agent.blame import blame
 from towline_agent.builder import ImageBuilder
 from towline_agent.core import containers, failures
 from towline_agent.core.failures import EndedBy, LogTail
+from towline_agent.core.inputs import config_files, input_mounts
 from towline_agent.core.offsets import Skipper
 from towline_agent.core.stops import Exit, stopped_result
 from towline_agent.deadlines import boottime
 from towline_agent.ending import Ending
 from towline_agent.engine.health import EngineHealth
 from towline_agent.engine.port import Container, ContainerId, ContainerState, Engine
+from towline_agent.input_cache import InputCache
 from towline_agent.journal import Journal
 from towline_agent.keeping import Kept, OutputKeeper
 from towline_agent.logs import LogPipe, LogWriter
@@ -39,6 +43,7 @@ from towline_agent.stopping import Stopped, to_the_end, unless
 __all__ = ["Runner", "Tools"]
 
 _log = logging.getLogger(__name__)
+_BUILT_UID: Final = int(containers.BUILT_USER.partition(":")[0])
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,14 @@ class Runner:
 
     Args:
         tools: What to execute with.
+        inputs: Gets what runs read.
         journal: Has what earlier starts have seen.
         owner: Whose containers they will be.
     """
 
-    def __init__(self, tools: Tools, journal: Journal, owner: containers.Owner) -> None:
+    def __init__(self, tools: Tools, inputs: InputCache, journal: Journal, owner: containers.Owner) -> None:
         self._tools = tools
+        self._inputs = inputs
         self._journal = journal
         self._owner = owner
         self._ending = Ending(tools.engine, tools.health, journal)
@@ -164,6 +171,8 @@ class Runner:
             result = failures.failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, kept.problem)
             result.exit_code = 0
         result.outputs = kept.artifact
+        result.summary_json = kept.summary
+        result.logged_artifacts.extend(kept.logged)
         attempt.tell("delivering the log")
         result.log_size = await self._output_log(attempt).flush()
         return result
@@ -204,7 +213,7 @@ class Runner:
         return await self._ending.reach(lambda: self._tools.engine.inspect(container))
 
     async def _make(self, attempt: Attempt) -> ContainerId | leases_pb2.AttemptResult:
-        spec, engine = attempt.spec, self._tools.engine
+        spec = attempt.spec
         attempt.prepares()
         attempt.tell("getting the image")
         build_log = self._build_log(attempt)
@@ -213,14 +222,31 @@ class Runner:
             await build_log.flush()
             return image
         attempt.has_image(image.outcome, image.facts.id)
-        attempt.tell("starting the container")
-        config = containers.container_config(attempt.grant, image.facts, self._owner)
-        try:
-            container = await self._create(containers.container_name(spec.run, attempt.grant.epoch), config)
-            await engine.put_archive(container, "/towline", tars.stream(payload(spec)))
-        except (InvalidArgument, NotFound, Internal) as error:
-            return failures.from_start_error(error.message, containers.command_line(spec))
+        async with self._inputs.holding(spec.inputs, image.facts.id, attempt.tell) as volumes:
+            if isinstance(volumes, leases_pb2.AttemptResult):
+                return volumes
+            attempt.tell("starting the container")
+            try:
+                container = await self._prepare(attempt, image.facts, volumes)
+            except (InvalidArgument, NotFound, Internal) as error:
+                return failures.from_start_error(error.message, containers.command_line(spec))
         return await self._start(attempt, container)
+
+    async def _prepare(
+        self, attempt: Attempt, image: containers.ImageFacts, volumes: Mapping[str, str]
+    ) -> ContainerId:
+        """Make the attempt's container, with everything in it that its program is to find."""
+        spec, engine = attempt.spec, self._tools.engine
+        mounts = input_mounts(volumes)
+        config = containers.container_config(attempt.grant, image, self._owner, mounts)
+        container = await self._create(containers.container_name(spec.run, attempt.grant.epoch), config)
+        await engine.put_archive(container, "/towline", tars.stream(payload(spec)))
+        if files := config_files(spec):
+            entries = [tars.Entry(path, data, owner=_BUILT_UID) for path, data in sorted(files.items())]
+            await engine.put_archive(container, containers.WORKSPACE, tars.stream(entries))
+        if not await self._inputs.intact(volumes.values()):
+            raise Unavailable("an input was removed from the engine", reason="INPUT_GONE")
+        return container
 
     async def _begin_again(self, attempt: Attempt) -> ContainerId | leases_pb2.AttemptResult | None:
         """Start the container that was made to be started and was not; None: it is gone."""

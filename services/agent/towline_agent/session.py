@@ -15,7 +15,7 @@ from towline.rpc.status import to_error
 from towline.v1 import leases_pb2, leases_pb2_grpc
 from towline_agent.calls import CALL_ERRORS, told_by
 from towline_agent.core.backoff import Backoff
-from towline_agent.core.protocol import AgentSession, SessionState
+from towline_agent.core.protocol import MOST_FINISHES, AgentSession, SessionState
 from towline_agent.deadlines import boottime
 from towline_agent.node import Node
 
@@ -35,7 +35,6 @@ _PAUSE_BEATS: Final = 2
 _LEAST_JITTER_S: Final = 0.5
 # Results go without a session when there was none for so many heartbeats.
 _PATIENCE_BEATS: Final = 6
-_MOST_FINISHES: Final = 1000
 
 _Call = grpc.aio.StreamStreamCall[leases_pb2.StreamLeasesRequest, leases_pb2.StreamLeasesResponse]
 
@@ -98,7 +97,7 @@ class Sessions:
 
     async def _deliver(self) -> None:
         """Send results without a session; what fails stays for the next."""
-        finishes = self._node.book.unconfirmed()[:_MOST_FINISHES]
+        finishes = self._node.book.unconfirmed()[:MOST_FINISHES]
         if not finishes:
             return
         try:
@@ -194,7 +193,7 @@ class _Wire:
             last = leaving.is_set()
             if last:
                 self._session.leave()
-            if request := self._session.to_send(boottime()):
+            while request := self._session.to_send(boottime()):
                 await self._write(request)
             if last:
                 await self._call.done_writing()

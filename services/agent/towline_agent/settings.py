@@ -7,11 +7,14 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from towline import names
+from towline.errors import InvalidArgument
+from towline.requests.repositories import repository
 from towline.service.settings import ServiceSettings
+from towline_agent.credentials import default_file
 
 __all__ = ["AgentSettings"]
 
@@ -85,6 +88,16 @@ class AgentSettings(ServiceSettings):
     build_cache_volume: str = "towline-uv-cache"
     """Docker volume that keeps downloads between builds of all jobs on this node; "-": none."""
 
+    input_cache: ByteSize = ByteSize(100 * 2**30)
+    """Bytes of input data that are kept on the node for later runs, such as 100GiB."""
+
+    image_repository: str = ""
+    """Repository that the agents of a fleet share their images in, such as "images.example:5000/towline": one
+    of them builds an image, and the others pull it. Default: each node builds its own."""
+
+    registry_logins: Path = Field(default_factory=default_file)
+    """Logins of container registries, in the form of Docker's config.json; default: Docker's client's own."""
+
     git_protocols: List = ("https", "ssh", "http", "git")
     """Protocols that git sources may use."""
 
@@ -112,6 +125,14 @@ class AgentSettings(ServiceSettings):
         if not 1 <= len(value) <= 64:
             raise ValueError("name 1 to 64 queues")
         return value
+
+    @field_validator("image_repository")
+    @classmethod
+    def _repository(cls, value: str) -> str:
+        try:
+            return repository(value, "IMAGE_REPOSITORY") if value else value
+        except InvalidArgument as error:
+            raise ValueError(error.message) from error
 
     @property
     def agent_name(self) -> names.AgentName:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final, Generic, TypeVar
 
-__all__ = ["Stopped", "to_the_end", "unless"]
+__all__ = ["Stopped", "beside", "to_the_end", "unless"]
 
 _Result = TypeVar("_Result")
 _END_WITHIN_S: Final = 10.0
@@ -58,6 +58,18 @@ async def to_the_end(work: Coroutine[Any, Any, _Result]) -> _Result:
         except asyncio.CancelledError:
             await asyncio.wait([worker], timeout=_END_WITHIN_S)
             raise
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.result  # type: ignore[return-value] # set, as there was no error
+
+
+async def beside(companion: Coroutine[Any, Any, None], work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Return what `work` returns; the companion runs meanwhile, and is cancelled then."""
+    outcome: _Outcome[_Result] = _Outcome()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(companion)
+        await outcome.of(work)
+        task.cancel()
     if outcome.error is not None:
         raise outcome.error
     return outcome.result  # type: ignore[return-value] # set, as there was no error

@@ -21,6 +21,8 @@ class Entry:
     """None: a folder."""
     mode: int = 0o644
     owner: int = 0
+    modified: int = 0
+    """When, in seconds since 1970."""
 
 
 async def stream(entries: Iterable[Entry]) -> AsyncIterator[bytes]:
@@ -29,6 +31,7 @@ async def stream(entries: Iterable[Entry]) -> AsyncIterator[bytes]:
         info = tarfile.TarInfo(entry.name)
         info.mode = entry.mode
         info.uid = info.gid = entry.owner
+        info.mtime = entry.modified
         if entry.content is None:
             info.type = tarfile.DIRTYPE
             yield info.tobuf(tarfile.PAX_FORMAT)

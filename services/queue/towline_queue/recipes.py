@@ -1,4 +1,4 @@
-"""What submissions name, looked up: job versions in the registry, queues in the database."""
+"""What submissions name, looked up: job and artifact versions in the registry, queues in the database."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,11 +9,12 @@ from towline.names import JobVersionName, QueueName
 from towline.v1 import jobs_pb2
 from towline_queue.core.kinds import Recipe
 from towline_queue.core.submission import Submission
+from towline_queue.inputs import asked_inputs, note_uses, resolve
 from towline_queue.recently_used import RecentlyUsed
 from towline_queue.registry_client import RegistryClient
 from towline_queue.storage import queues
 from towline_queue.storage.database import Database
-from towline_queue.storage.new_runs import QueueVersion, queue_versions
+from towline_queue.storage.new_runs import NewRuns, QueueVersion, queue_versions
 
 __all__ = ["AskedKind", "Found", "Recipes"]
 
@@ -42,6 +43,7 @@ class Found(NamedTuple):
 
     version: jobs_pb2.JobVersion
     queue: QueueVersion
+    inputs: tuple[jobs_pb2.ArtifactInput, ...]
 
 
 class Recipes:
@@ -51,21 +53,22 @@ class Recipes:
 
     Args:
         database: Where queues are.
-        registry: Where job versions come from.
+        registry: Where job and artifact versions come from.
     """
 
     def __init__(self, database: Database, registry: RegistryClient) -> None:
         self._database = database
         self._registry = registry
         self._queues: RecentlyUsed[QueueName, QueueVersion] = RecentlyUsed(_QUEUES_BYTES)
-        self._recipes: RecentlyUsed[tuple[bytes, str, bytes], Recipe] = RecentlyUsed(_RECIPES_BYTES)
+        self._recipes: RecentlyUsed[tuple[bytes, str, bytes, str], Recipe] = RecentlyUsed(_RECIPES_BYTES)
 
     async def find(self, kinds: Sequence[AskedKind]) -> list[Found]:
         """Return what each kind names.
 
         Raises:
+            InvalidArgument: The inputs of one are too many.
             NotFound: The first that is not there, by its path: QUEUE_NOT_FOUND, JOB_NOT_FOUND or
-                JOB_VERSION_NOT_FOUND.
+                JOB_VERSION_NOT_FOUND; or the artifacts that are not, see `resolve`.
             Unavailable: The registry gave no answer; reason REGISTRY_UNAVAILABLE.
         """
         versions: dict[JobVersionName, jobs_pb2.JobVersion] = {}
@@ -82,14 +85,37 @@ class Recipes:
             if kind.submission.queue not in known:
                 with _located(kind.prefix, "queue"):
                     raise queues.not_found(kind.submission.queue)
-        return [Found(versions[kind.submission.job], known[kind.submission.queue]) for kind in kinds]
+        inputs = await self._inputs(kinds, versions)
+        return [
+            Found(versions[kind.submission.job], known[kind.submission.queue], one)
+            for kind, one in zip(kinds, inputs, strict=True)
+        ]
+
+    async def _inputs(
+        self, kinds: Sequence[AskedKind], versions: Mapping[JobVersionName, jobs_pb2.JobVersion]
+    ) -> Sequence[tuple[jobs_pb2.ArtifactInput, ...]]:
+        if not any(kind.submission.inputs or versions[kind.submission.job].spec.inputs for kind in kinds):
+            return [()] * len(kinds)
+        asked = [
+            asked_inputs(
+                versions[kind.submission.job].spec, kind.submission, f"{kind.prefix or 'run.'}inputs"
+            )
+            for kind in kinds
+        ]
+        return await resolve(self._registry, asked)
+
+    async def note_uses(self, made: NewRuns) -> None:
+        """Note what runs that are about to be stored read; see `inputs.note_uses` for the errors."""
+        await note_uses(self._registry, made)
 
     def recipe(self, kind: AskedKind, found: Found) -> Recipe:
         """Return the recipe of a kind; see Recipe for the errors."""
-        key = (kind.text, found.version.name, found.queue.spec)
+        # Written out where there are any: an alias may have moved.
+        inputs = "\n".join(f"{one.name}={one.artifact}" for one in found.inputs)
+        key = (kind.text, found.version.name, found.queue.spec, inputs)
         recipe = self._recipes.get(key)
         if recipe is None:
-            recipe = Recipe(kind.submission, found.version, found.queue.spec, kind.prefix)
+            recipe = Recipe(kind.submission, found.version, found.queue.spec, kind.prefix, found.inputs)
             weight = sum(map(len, (*key, recipe.kind.spec))) + _EACH_BYTES
             self._recipes.keep(key, recipe, weight)
         return recipe

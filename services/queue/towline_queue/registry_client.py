@@ -1,44 +1,66 @@
-"""The way to the registry: job versions by name."""
+"""The way to the registry: job versions and artifact versions by name, and who reads which of these."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import grpc
 
 from towline import errors
-from towline.names import JobVersionName
+from towline.names import ArtifactVersionName, JobVersionName
 from towline.rpc.channel import open_channel
 from towline.rpc.status import to_error
-from towline.v1 import jobs_pb2, jobs_pb2_grpc
+from towline.v1 import artifacts_pb2, artifacts_pb2_grpc, jobs_pb2, jobs_pb2_grpc
 from towline_queue.recently_used import RecentlyUsed
 
 __all__ = ["RegistryClient", "registry_client"]
 
 _DEADLINE: Final = timedelta(seconds=5)
 _CACHE_BYTES: Final = 64 * 1024 * 1024
+_MOST_ARTIFACTS: Final = 16_384
+# The registry keeps what a deleted job version needs for days, so that what is remembered here can be run.
+_KEPT_FOR: Final = timedelta(hours=1)
+
+
+class _Kept(NamedTuple):
+    """A job version, and the time by the client's clock until which it is taken to be there."""
+
+    version: jobs_pb2.JobVersion
+    until: float
 
 
 class RegistryClient:
-    """Reads job versions; those named by version are immutable and kept, aliases are asked for each time.
+    """Reads versions; those named by version never change and are kept for an hour, aliases are always asked.
 
     Args:
-        stub: The registry's JobService.
+        channel: To the registry.
         address: Where it listens, for messages.
-        cache_bytes: Bound of what is kept, by serialized size; the longest unused goes first.
+        cache_bytes: Bound of the job versions that are kept, by size; the longest unused goes first.
+        clock: Seconds by a clock that does not jump.
     """
 
     def __init__(
-        self, stub: "jobs_pb2_grpc.JobServiceAsyncStub", address: str, *, cache_bytes: int = _CACHE_BYTES
+        self,
+        channel: grpc.aio.Channel,
+        address: str,
+        *,
+        cache_bytes: int = _CACHE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stub = stub
+        self._jobs: jobs_pb2_grpc.JobServiceAsyncStub = jobs_pb2_grpc.JobServiceStub(channel)
+        self._artifacts: artifacts_pb2_grpc.ArtifactServiceAsyncStub = artifacts_pb2_grpc.ArtifactServiceStub(
+            channel
+        )
         self._peer = f"the registry ({address})"
-        self._kept: RecentlyUsed[str, jobs_pb2.JobVersion] = RecentlyUsed(cache_bytes)
+        self._there: RecentlyUsed[str, bool] = RecentlyUsed(_MOST_ARTIFACTS)
+        self._kept: RecentlyUsed[str, _Kept] = RecentlyUsed(cache_bytes)
+        self._clock = clock
 
     def keeps(self, name: JobVersionName) -> bool:
         """Return whether `job_version` would answer without asking the registry."""
-        return name in self._kept
+        return self._remembered(name) is not None
 
     async def job_version(self, name: JobVersionName) -> jobs_pb2.JobVersion:
         """Return the version that "jobs/{job}/versions/{version or alias}" names now; do not change it.
@@ -47,25 +69,69 @@ class RegistryClient:
             NotFound: No such job (JOB_NOT_FOUND) or version (JOB_VERSION_NOT_FOUND).
             Unavailable: The registry gave no answer; reason REGISTRY_UNAVAILABLE.
         """
-        if (kept := self._kept.get(name)) is not None:
+        if (kept := self._remembered(name)) is not None:
             return kept
-        try:
-            response = await self._stub.GetJobVersion(
+        with self._translated():
+            response = await self._jobs.GetJobVersion(
                 jobs_pb2.GetJobVersionRequest(name=name), timeout=_DEADLINE.total_seconds()
             )
+        version = response.job_version
+        if self._remembered(JobVersionName(version.name)) is None:
+            until = self._clock() + _KEPT_FOR.total_seconds()
+            self._kept.keep(version.name, _Kept(version, until), version.ByteSize())
+        return version
+
+    def _remembered(self, name: JobVersionName) -> jobs_pb2.JobVersion | None:
+        kept = self._kept.get(name)
+        return kept.version if kept and self._clock() < kept.until else None
+
+    async def artifact_version(self, name: ArtifactVersionName) -> ArtifactVersionName:
+        """Return the version, never an alias, that "artifacts/{artifact}/versions/{version or alias}" is now.
+
+        Raises:
+            NotFound: No such artifact (ARTIFACT_NOT_FOUND) or version (ARTIFACT_VERSION_NOT_FOUND).
+            Unavailable: The registry gave no answer; reason REGISTRY_UNAVAILABLE.
+        """
+        if self._there.get(name):
+            return name
+        request = artifacts_pb2.GetArtifactVersionRequest(name=name, without_files=True)
+        with self._translated():
+            response = await self._artifacts.GetArtifactVersion(request, timeout=_DEADLINE.total_seconds())
+        found = ArtifactVersionName(response.artifact_version.name)
+        self._there.keep(found, True)
+        return found
+
+    async def record_uses(self, runs: Sequence[str], job_version: str, versions: Sequence[str]) -> None:
+        """Note that runs, at most 1000, read artifact versions, at most 64: none goes while a run has it.
+
+        Raises:
+            NotFound: A version was deleted meanwhile; none is taken for being there any more.
+            Unavailable: The registry gave no answer; reason REGISTRY_UNAVAILABLE.
+        """
+        request = artifacts_pb2.RecordArtifactUsesRequest(
+            runs=runs, job_version=job_version, artifact_versions=versions
+        )
+        try:
+            with self._translated():
+                await self._artifacts.RecordArtifactUses(request, timeout=_DEADLINE.total_seconds())
+        except errors.NotFound:
+            for name in versions:
+                self._there.drop(name)
+            raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except grpc.aio.AioRpcError as call:
             error = to_error(call, peer=self._peer)
             if isinstance(error, errors.Unavailable | errors.DeadlineExceeded):
                 raise errors.Unavailable(error.message, reason="REGISTRY_UNAVAILABLE") from call
             raise error from call
-        version = response.job_version
-        if version.name not in self._kept:
-            self._kept.keep(version.name, version, version.ByteSize())
-        return version
 
 
 @asynccontextmanager
 async def registry_client(address: str) -> AsyncIterator[RegistryClient]:
     """Give a client of the registry at `address`; it connects when first used."""
     async with open_channel(address) as channel:
-        yield RegistryClient(jobs_pb2_grpc.JobServiceStub(channel), address)
+        yield RegistryClient(channel, address)

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.names import RunName
-from towline.v1 import runs_pb2
+from towline.v1 import leases_pb2, runs_pb2
 from towline_queue.core.explain import QueueFacts, explain_waiting
 from towline_queue.core.transitions import State
 from towline_queue.storage import facts, run_records
@@ -66,6 +66,7 @@ def _detail(record: RunRecord, about: Mapping[str, QueueFacts], ahead: int | Non
 
 def _message(record: RunRecord, detail: str) -> runs_pb2.Run:
     spec = runs_pb2.LaunchSpec.FromString(record.spec)
+    results = leases_pb2.AttemptResult.FromString(record.results or b"")
     return runs_pb2.Run(
         name=record.name,
         display_name=spec.display_name,
@@ -91,6 +92,9 @@ def _message(record: RunRecord, detail: str) -> runs_pb2.Run:
         limits=spec.limits,
         retry_policy=spec.retry_policy,
         preempt_requested=record.preempt_requested,
+        inputs=spec.inputs,
+        summary_json=results.summary_json,
+        logged_artifacts=results.logged_artifacts,
     )
 
 

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from towline import names
-from towline.errors import InvalidArgument, ResourceExhausted, TowlineError
+from towline.errors import InvalidArgument, NotFound, ResourceExhausted, TowlineError
 from towline.names import QueueName, RunName
 from towline.service.postgres import RequestKey, remembered, request_key, transaction
 from towline.v1 import runs_pb2
@@ -197,6 +197,9 @@ class Submitter:
         for _ in range(_ROUNDS):
             if not isinstance(made, NewRuns):
                 return made
+            if any(new.kind.inputs for new in made.kinds) and (other := await self._noted(work, made)):
+                made = other
+                continue
             match await self._storing.store(made):
                 case Outcome.STORED:
                     return made.names
@@ -210,6 +213,20 @@ class Submitter:
                     await self._recipes.refresh(work.queues)
             made = await self._made(work)
         raise ResourceExhausted("the queue changes too fast; try again", reason="OVERLOADED")
+
+    async def _noted(self, work: _Work, made: NewRuns) -> _Made | None:
+        """Note what runs read before they are stored; return what to settle in their place, if anything."""
+        # Asked first: a repetition must not note runs that are never stored.
+        if (stored := await self._remembered(work)) is not None:
+            return stored
+        try:
+            await self._recipes.note_uses(made)
+        except NotFound:
+            if made.kinds[0].queue is None:  # a run that is repeated: nothing was looked up
+                raise
+            # Deleted since it was looked up: who looks again says which, or finds another.
+            return await self._made(work)
+        return None
 
     async def _remembered(self, work: _Work) -> Sequence[str] | None:
         if work.key is None:

@@ -40,4 +40,19 @@ class RegistrySettings(ServiceSettings):
     """Local folder for uploads in progress; needs room for those under way. Each replica has its own."""
 
     spool_days: float = Field(default=7.0, gt=0)
-    """Days after which an upload nobody went on with is dropped, when the service starts."""
+    """Days after which an upload nobody went on with is dropped."""
+
+    collect_after_hours: float = Field(default=24.0, gt=0)
+    """Hours that a blob stays which no version needs; longer than any upload to a new version takes."""
+
+    collect_every_hours: float = Field(default=6.0, gt=0)
+    """Hours between collections of blobs that nobody needs; one replica does it for all."""
+
+    queue_address: str = ""
+    """Where the queue service listens; empty: job versions cannot be deleted, for runs may refer to them."""
+
+    keep_deleted_days: float = Field(default=7.0, gt=0)
+    """Days that the content of deleted versions stays, for runs that were submitted just before."""
+
+    expire_every_minutes: float = Field(default=10.0, gt=0)
+    """Minutes between looks for versions that no retention rule keeps; one replica does it for all."""

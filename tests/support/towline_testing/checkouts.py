@@ -44,6 +44,11 @@ class SourceTree:
         self.git("commit", "--quiet", "--message", "a commit")
         return self.git("rev-parse", "HEAD")
 
+    def diff(self) -> bytes:
+        """Give what differs from the last commit, as a patch; files that git does not know are not in it."""
+        command = ("git", "diff", "--binary", "HEAD")
+        return subprocess.run(command, cwd=self.root, check=True, capture_output=True).stdout
+
     def python(
         self, *arguments: str, cwd: Path | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
@@ -63,7 +68,9 @@ def program_environment(**variables: str) -> dict[str, str]:
     """Give the environment of a program that a person starts, with nothing set for Towline but this."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOWLINE_")}
     folder = str(Path(towline.__file__).parents[1])
-    return inherited | {"PYTHONPATH": folder, "HOME": "/nonexistent"} | variables
+    # Root could make folders even there.
+    nowhere = {"TOWLINE_OFFLINE_DIR": "/dev/null/offline", "TOWLINE_CACHE_DIR": "/dev/null/cache"}
+    return inherited | {"PYTHONPATH": folder, "HOME": "/nonexistent"} | nowhere | variables
 
 
 def git_checkout(root: Path) -> SourceTree:

@@ -8,22 +8,30 @@ from contextlib import asynccontextmanager, suppress
 class CuttingProxy:
     """Passes bytes on; each connection ends after the next number of `cuts`, counted in both directions.
 
-    When `cuts` is empty, connections live on.
+    When `cuts` is empty, connections live on. `upstream` may become another one, for connections to come;
+    while nobody listens there, they end at once. `sent` and `received` count bytes to and from it.
     """
 
     def __init__(self, upstream: str, cuts: list[int]) -> None:
         self.address = ""
         self.cuts = cuts
         self.broken = 0
-        self._upstream = upstream
+        self.sent = 0
+        self.received = 0
+        self.upstream = upstream
         self._ends: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None] | None] = set()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handler = asyncio.current_task()
         self._handlers.add(handler)
-        host, _, port = self._upstream.rpartition(":")
-        there, here = await asyncio.open_connection(host, int(port))
+        host, _, port = self.upstream.rpartition(":")
+        try:
+            there, here = await asyncio.open_connection(host, int(port))
+        except ConnectionError:
+            writer.close()
+            self._handlers.discard(handler)
+            return
         ends = {here, writer}
         self._ends |= ends
         left = self.cuts.pop(0) if self.cuts else None
@@ -37,6 +45,10 @@ class CuttingProxy:
                         if left <= 0:
                             self.broken += 1
                             break
+                    if sink is here:
+                        self.sent += len(data)
+                    else:
+                        self.received += len(data)
                     sink.write(data)
                     await sink.drain()
             for end in ends:

@@ -54,6 +54,18 @@ def remove_containers(**labels: str) -> None:
     eventually(lambda: not containers(**labels))
 
 
+def remove_inputs(agent: Path) -> None:
+    """Remove what the agent with this data folder keeps of inputs; it does not run any more."""
+    identity = agent / "agent.json"
+    if not identity.exists():
+        return
+    instance = json.loads(identity.read_text())["instance_id"]
+    fillers = docker("ps", "--all", "--quiet", f"--filter=label=towline.input-filler={instance}").split()
+    subprocess.run(["docker", "rm", "--force", *fillers], capture_output=True, check=False)
+    found = docker("volume", "ls", "--quiet", f"--filter=label=towline.input-owner={instance}").split()
+    subprocess.run(["docker", "volume", "rm", *found], capture_output=True, check=False)
+
+
 def _remove_left_over() -> None:
     """Remove containers of tests that ended long ago; younger ones may be a session's beside this one."""
     ended = datetime.now(UTC) - _LONGEST_TEST

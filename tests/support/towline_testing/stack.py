@@ -80,6 +80,7 @@ class Stack:
                     "TOWLINE_REGISTRY_DATABASE_URL": self.database_url,
                     "TOWLINE_REGISTRY_BLOB_URL": (self.folder / "blobs").as_uri(),
                     "TOWLINE_REGISTRY_SPOOL_DIR": str(self.folder / "spool"),
+                    "TOWLINE_REGISTRY_QUEUE_ADDRESS": self.address("queue"),
                 }
             case "queue":
                 return {

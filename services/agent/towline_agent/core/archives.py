@@ -11,6 +11,7 @@ from towline.errors import InvalidArgument
 __all__ = ["Bounds", "check", "copy_below", "normalized"]
 
 _LINK_HOPS: Final = 40  # as many as Linux follows
+_NAMES: Final = "utf-8"  # whatever the locale; what is not goes through as the bytes that it is
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def copy_below(source: IO[bytes], target: IO[bytes], folder: str, owner: int, bo
         InvalidArgument: It is no tar archive (INVALID_ARCHIVE) or has an unsafe member (UNSAFE_ARCHIVE).
     """
     try:
-        with tarfile.open(fileobj=source, mode="r:") as archive:
+        with tarfile.open(fileobj=source, mode="r:", encoding=_NAMES) as archive:
             members = archive.getmembers()
             check(members, bounds)
-            with tarfile.open(fileobj=target, mode="w:", format=tarfile.PAX_FORMAT) as copy:
+            with tarfile.open(fileobj=target, mode="w:", format=tarfile.PAX_FORMAT, encoding=_NAMES) as copy:
                 for parent in _missing_folders(members):
                     copy.addfile(_folder("/".join([folder, *parent]), owner))
                 for member in members:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from towline.runtime.arguments import PREFIX
 from towline.v1 import docker_pb2, leases_pb2, runs_pb2
 from towline_agent.core.ownership import (
     LABEL_AGENT,
@@ -17,7 +18,10 @@ from towline_agent.core.ownership import (
 )
 
 __all__ = [
+    "ARTIFACTS",
     "BUILT_USER",
+    "INPUTS",
+    "INPUTS_FILE",
     "LABEL_AGENT",
     "LABEL_EPOCH",
     "LABEL_INSTANCE",
@@ -26,6 +30,8 @@ __all__ = [
     "LOG_CONFIG",
     "OUTPUTS",
     "STOP_FILE",
+    "SUMMARY",
+    "UNTOUCHED",
     "WORKSPACE",
     "ImageFacts",
     "Owner",
@@ -39,6 +45,14 @@ __all__ = [
 
 WORKSPACE: Final = "/workspace"
 OUTPUTS: Final = "/towline/outputs"
+INPUTS: Final = "/towline/inputs"
+INPUTS_FILE: Final = "/towline/inputs.json"
+# Not in /towline itself, in which only folders made for it can be written by a program that is not root.
+SUMMARY: Final = "/towline/results/summary.json"
+ARTIFACTS: Final = "/towline/artifacts"
+# When OUTPUTS and ARTIFACTS were changed last, in seconds since 1970, as long as nothing was made in them: a
+# time that no tool sets by itself, unlike 0.
+UNTOUCHED: Final = 123456789
 STOP_FILE: Final = "/towline/stop.json"
 BUILT_USER: Final = "1000:1000"
 
@@ -60,11 +74,14 @@ class ImageFacts:
     """"NAME=value" each."""
     user: str = ""
     """Empty: root."""
+    size_bytes: int = 0
+    """Of all its layers, unpacked."""
 
 
 def command_line(spec: runs_pb2.LaunchSpec) -> str:
     """Write the command for people, at most 200 characters; empty: the image's own."""
-    line = " ".join(spec.job.entrypoint)
+    words = spec.job.entrypoint
+    line = " ".join(words[len(PREFIX) :] if tuple(words[: len(PREFIX)]) == PREFIX else words)
     return line if len(line) <= 200 else line[:199] + "…"
 
 
@@ -73,13 +90,19 @@ def stop_signal(spec: runs_pb2.LaunchSpec) -> str:
     return spec.stop_signal or "SIGTERM"
 
 
-def container_config(grant: leases_pb2.Grant, image: ImageFacts, owner: Owner) -> dict[str, Any]:
+def container_config(
+    grant: leases_pb2.Grant,
+    image: ImageFacts,
+    owner: Owner,
+    inputs: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Make the body of the engine's "create container" for an attempt.
 
     Args:
         grant: The lease and its launch spec.
         image: The image it runs in.
         owner: Whose it is.
+        inputs: The mounts of its inputs.
     """
     spec, options = grant.spec, grant.spec.docker
     built = spec.job.WhichOneof("source") != "image"
@@ -95,7 +118,10 @@ def container_config(grant: leases_pb2.Grant, image: ImageFacts, owner: Owner) -
         "User": options.user or (BUILT_USER if built else image.user),
         "HostConfig": _host_config(options, grant.gpu_ids, labels),
     }
+    config["HostConfig"]["Mounts"] += inputs
     if built:
+        if options.read_only_root and spec.job.config_files:
+            config["HostConfig"]["Mounts"].append(_workspace_volume(labels))
         config["WorkingDir"] = "/".join(filter(None, [WORKSPACE, spec.job.working_dir.strip("/")]))
     if spec.job.entrypoint:
         # The whole vector as entrypoint: neither the image's entrypoint nor its command mixes in.
@@ -114,9 +140,12 @@ def _environment(grant: leases_pb2.Grant, image: ImageFacts) -> dict[str, str]:
     return environment | {
         "PYTHONPATH": f"/towline/runtime:{python_path}" if python_path else "/towline/runtime",
         "PYTHONUNBUFFERED": "1",
+        "TOWLINE_ARTIFACTS": ARTIFACTS,
         "TOWLINE_ATTEMPT": str(grant.attempt),
         "TOWLINE_CONFIG": "/towline/config.json",
         "TOWLINE_EPOCH": str(grant.epoch),
+        "TOWLINE_INPUTS": INPUTS,
+        "TOWLINE_INPUTS_FILE": INPUTS_FILE,
         "TOWLINE_JOB": spec.job_version,
         "TOWLINE_OUTPUTS": OUTPUTS,
         "TOWLINE_QUEUE": spec.queue,
@@ -124,6 +153,7 @@ def _environment(grant: leases_pb2.Grant, image: ImageFacts) -> dict[str, str]:
         "TOWLINE_RUN_NAME": spec.display_name,
         "TOWLINE_STOP_FILE": STOP_FILE,
         "TOWLINE_STOP_SIGNAL": stop_signal(spec),
+        "TOWLINE_SUMMARY": SUMMARY,
     }
 
 
@@ -167,6 +197,11 @@ def towline_volume(labels: Mapping[str, str]) -> dict[str, Any]:
     """
     options = {"NoCopy": True, "Labels": dict(labels)}
     return {"Type": "volume", "Target": "/towline", "VolumeOptions": options}
+
+
+def _workspace_volume(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Make /workspace a volume with what the image has there: no file can be put into a read-only root."""
+    return {"Type": "volume", "Target": WORKSPACE, "VolumeOptions": {"Labels": dict(labels)}}
 
 
 def _mount(mount: docker_pb2.DockerMount) -> dict[str, Any]:

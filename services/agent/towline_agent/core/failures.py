@@ -242,6 +242,14 @@ def build_failure(log_tail: str) -> leases_pb2.AttemptResult:
     flat = re.sub(r"\s{2,}", " ", flat)
     names = (pattern.search(source) for pattern in _CULPRITS for source in (flat, log_tail))
     found = next((match["name"].strip(" .,") for match in names if match), "")
+    if "Git executable not found" in flat:
+        return failed(
+            runs_pb2.FAILURE_CAUSE_IMAGE_BUILD,
+            f"The image could not be built: {found or 'a requirement'} comes from a git repository, and the "
+            "base image has no git; name its whole commit in the requirements, or take a base image that has "
+            "git in the queue's template (image.base_image).",
+            log_tail,
+        )
     culprit = (
         f"requirement `{found}` cannot be installed"
         if found

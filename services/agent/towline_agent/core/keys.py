@@ -9,10 +9,19 @@ from urllib.parse import urlsplit, urlunsplit
 
 from towline.v1 import jobs_pb2
 
-__all__ = ["EnvironmentKey", "environment_tag", "job_tag", "source_id", "without_credentials"]
+__all__ = [
+    "EnvironmentKey",
+    "environment_tag",
+    "job_digest",
+    "job_tag",
+    "lock_id",
+    "source_id",
+    "wheel_id",
+    "without_credentials",
+]
 
 # Rises when the recipe changes in a way that changes images.
-RECIPE_VERSION: Final = 1
+RECIPE_VERSION: Final = 2
 
 
 @dataclass(frozen=True)
@@ -26,11 +35,20 @@ class EnvironmentKey:
     index_urls: tuple[str, ...]
     """Indexes in order, without credentials: who asks does not change what is served."""
     uv_version: str
+    wheels: tuple[str, ...] = ()
+    """File name and digest of each."""
+    complete: bool = False
+    """See PythonEnvironment.complete."""
+    lock: str = ""
+    """What names the lock; empty: none."""
     recipe: int = RECIPE_VERSION
 
     def digest(self) -> str:
         """Return 64 hex digits; the order of requirements does not matter."""
-        fields = asdict(self) | {"requirements": sorted(set(self.requirements))}
+        fields = asdict(self) | {
+            "requirements": sorted(set(self.requirements)),
+            "wheels": sorted(set(self.wheels)),
+        }
         return _sha256(json.dumps(fields, sort_keys=True))
 
 
@@ -39,20 +57,43 @@ def environment_tag(key: EnvironmentKey) -> str:
     return f"towline/env:{key.digest()[:40]}"
 
 
-def job_tag(key: EnvironmentKey, source: str) -> str:
-    """Return the reference of the image that holds an environment and a source tree.
+def job_digest(key: EnvironmentKey, source: str, editables: Sequence[str] = ()) -> str:
+    """Return 64 hex digits for an environment with a source tree in it.
 
     Args:
         key: The environment.
         source: From `source_id`.
+        editables: Folders of the source tree that are installed in editable mode.
     """
-    return f"towline/job:{_sha256(key.digest() + ' ' + source)[:40]}"
+    return _sha256(json.dumps([key.digest(), source, *sorted(set(editables))]))
+
+
+def job_tag(digest: str) -> str:
+    """Return the reference of the image that holds an environment and a source tree.
+
+    Args:
+        digest: From `job_digest`.
+    """
+    return f"towline/job:{digest[:40]}"
+
+
+def wheel_id(wheel: jobs_pb2.Wheel) -> str:
+    """Name a wheel and its content."""
+    return f"{wheel.filename} {wheel.digest}"
+
+
+def lock_id(python: jobs_pb2.PythonEnvironment) -> str:
+    """Name a lock as a job has it: of files that it includes, the source tree tells; empty: there is none."""
+    lock = python.lock
+    if not python.HasField("lock"):
+        return ""
+    return json.dumps([lock.format, lock.path, lock.digest, *lock.extras])
 
 
 def source_id(spec: jobs_pb2.JobSpec) -> str:
     """Name the content of a code or git source."""
     if spec.WhichOneof("source") == "git":
-        return f"git:{spec.git.commit}:{spec.git.subfolder.strip('/')}"
+        return f"git:{spec.git.commit}:{spec.git.subfolder.strip('/')}:{spec.git.patch_digest}"
     return spec.code.digest
 
 

@@ -20,8 +20,11 @@ from towline_agent.core.lease import Key
 from towline_agent.core.leases import LeaseBook
 from towline_agent.core.phases import Phase
 
-__all__ = ["TRANSITIONS", "AgentSession", "Away", "SessionState", "SessionStep", "mermaid"]
+__all__ = ["MOST_FINISHES", "TRANSITIONS", "AgentSession", "Away", "SessionState", "SessionStep", "mermaid"]
 
+# Each may have a summary of 64 KiB, and a channel takes 16 MiB.
+MOST_FINISHES: Final = 100
+"""Most results in one message."""
 _MOST_UNACKNOWLEDGED: Final = 64
 _WELCOME_S: Final = 15.0
 _LEAST_INTERVAL_S: Final = 0.05
@@ -255,7 +258,8 @@ class AgentSession:
                 request.run_events.extend(events)
                 self._said_events[lease.key] = events[-1].event_seq
         for finish in book.unconfirmed():
-            if finish.finish_id not in self._said_finishes:
+            # The others come with the next message.
+            if finish.finish_id not in self._said_finishes and len(request.finishes) < MOST_FINISHES:
                 request.finishes.append(finish)
                 self._said_finishes.add(finish.finish_id)
         for release in book.releases():

@@ -5,16 +5,26 @@ settings with their credentials, the CA bundle, uv's cache) lies in volumes belo
 which are never part of an image; what it leaves on its own file system (/opt/venv and a user)
 is committed as one layer. So no credential is ever in a layer, and no image is left behind
 by a build that fails.
+
+What is installed from the source tree (editable packages, for one) is added in the same way to the image that
+has the tree, so that jobs with the same environment share its image.
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
+from towline.errors import InvalidArgument
 from towline.v1 import jobs_pb2
+from towline.v1.jobs_pb2 import LOCK_FORMAT_CONDA_ENVIRONMENT, LOCK_FORMAT_UNSPECIFIED
+from towline_agent.core import repositories
 from towline_agent.core.containers import BUILT_USER, LOG_CONFIG, WORKSPACE, towline_volume
+from towline_agent.core.locks import Find, Locked, read_lock
+from towline_agent.core.tidying import TIDY
 
 __all__ = [
     "LABEL_BUILDER",
@@ -23,38 +33,40 @@ __all__ = [
     "build_container",
     "build_files",
     "image_config",
+    "locked_environment",
+    "project_files",
     "python_version",
 ]
 
 # Marks the throw-away container; images made from it carry it with an empty value.
 LABEL_BUILDER: Final = "towline.builder"
 _VENV: Final = "/opt/venv"
+_WHEEL: Final = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._]*-[A-Za-z0-9._!+]+(-[0-9][A-Za-z0-9_.]*)?(-[A-Za-z0-9_.]+){3}\.whl"
+)
 
-_INSTALL: Final = """\
+_SETTINGS: Final = f"""\
 #!/bin/sh
 set -eu
 export HOME=/towline/home TMPDIR=/towline/tmp
 export UV_CACHE_DIR=/towline/cache UV_LINK_MODE=copy UV_NO_PROGRESS=1 UV_PYTHON_DOWNLOADS=never
-export UV_CONFIG_FILE=/towline/uv.toml
+export UV_CONFIG_FILE=/towline/uv.toml UV_PROJECT_ENVIRONMENT={_VENV} PYTHONDONTWRITEBYTECODE=1
 if [ -f /towline/ca.pem ]; then export SSL_CERT_FILE=/towline/ca.pem; fi
 uv=/towline/bin/uv
-python3 /towline/user.py
-$uv venv --python {python} {venv}
-install() {{
-    $uv pip install --python {venv} --compile-bytecode --requirements /towline/requirements.txt "$@"
-}}
-if [ -s /towline/requirements.txt ]; then
-    {install}
-fi
 """
 
-# A complete list of exact pins is what a recorded environment looks like. pip lets people keep
+_INSTALL: Final = f"$uv pip install --python {_VENV}"
+# All of it is compiled, so once is enough.
+_INSTALL_COMPILED: Final = f"{_INSTALL} --compile-bytecode"
+_LISTED: Final = "--requirements /towline/requirements.txt"
+
+# A list of exact pins that somebody wrote by hand may lack what they need. pip lets people keep
 # environments whose packages contradict each other; those are installed as they were recorded.
-_PINNED: Final = """\
-install || {
-        echo "towline: the pinned requirements do not resolve; installing exactly what is listed" >&2
-        install --no-deps
-    }"""
+_PINNED: Final = f"""\
+{_INSTALL_COMPILED} {_LISTED} || {{
+    echo "towline: the pinned requirements do not resolve; installing exactly what is listed" >&2
+    {_INSTALL_COMPILED} --no-deps {_LISTED}
+}}"""
 
 _USER: Final = f"""\
 import pathlib
@@ -93,24 +105,107 @@ def python_version(environment: jobs_pb2.PythonEnvironment) -> str:
     return ".".join(environment.version.split(".")[:2])
 
 
-def build_files(environment: jobs_pb2.PythonEnvironment, indexes: Indexes) -> Mapping[str, bytes]:
-    """Make the small files of a build, by their path in /towline."""
-    requirements = [line.strip() for line in environment.requirements if line.strip()]
-    pinned = all("==" in line or " @ " in line for line in requirements)
-    *extra, default = indexes.urls(environment)
+def build_files(
+    environment: jobs_pb2.PythonEnvironment,
+    indexes: Indexes,
+    locked: Locked | None = None,
+    *,
+    onto_another: bool = False,
+) -> Mapping[str, bytes]:
+    """Make the small files of a build of an environment, by their path in /towline.
+
+    Args:
+        environment: What is to be installed.
+        indexes: Where it comes from.
+        locked: The environment's lock, if it is one that is installed in place of its requirements.
+        onto_another: Whether the build starts from another environment, see core.ancestors.
+    """
+    commits = repositories.find(environment.requirements)
+    fetched = {each.requirement: each.local(number) for number, each in enumerate(commits)}
+    listed = [line.strip() for line in environment.requirements if line.strip()]
+    lines = [fetched.get(line, line) for line in listed]
+    lines += [_wheel_line(wheel) for wheel in environment.wheels]
+    steps = ["python3 /towline/user.py"]
+    steps += [f"$uv venv --python {shlex.quote(python_version(environment))} {_VENV}"]
+    if onto_another:
+        steps = [f"$uv pip sync --python {_VENV} --compile-bytecode /towline/requirements.txt"]
+    elif locked is not None:
+        steps.append(locked.fetch)
+    elif lines:
+        steps.append(_install_listed(environment, lines))
+    more: dict[str, bytes] = {}
+    if commits and locked is None:
+        steps.append("python3 /towline/origins.py")
+        more = {"origins.py": repositories.ORIGINS.encode(), "origins.json": repositories.origins(commits)}
+    more |= {f"lock/{path}": content for path, content in (locked.files if locked else {}).items()}
+    return {
+        "install": "\n".join([_SETTINGS, *steps, ""]).encode(),
+        "user.py": _USER.encode(),
+        "uv.toml": _uv_settings(indexes.urls(environment)),
+        "requirements.txt": "".join(f"{line}\n" for line in lines).encode(),
+        **more,
+    }
+
+
+def project_files(
+    environment: jobs_pb2.PythonEnvironment, indexes: Indexes, locked: Locked | None = None
+) -> Mapping[str, bytes] | None:
+    """Make the small files of an installation from the source tree; None where nothing of it is installed."""
+    steps = [locked.project] if locked and locked.project else []
+    if environment.editables:
+        folders = (shlex.quote(f"./{folder}") for folder in environment.editables)
+        alone = " --no-deps" if environment.complete else ""
+        steps.append(f"{_INSTALL}{alone}" + "".join(f" --editable {folder}" for folder in folders))
+    if not steps:
+        return None
+    tidy = "python3 /towline/tidy.py"
+    inside = "\n".join(f"(cd {WORKSPACE} && {step})" for step in steps)
+    return {
+        "install": f"{_SETTINGS}{tidy} before\n{inside}\n{tidy} after\n".encode(),
+        "tidy.py": TIDY.encode(),
+        "uv.toml": _uv_settings(indexes.urls(environment)),
+    }
+
+
+def locked_environment(environment: jobs_pb2.PythonEnvironment, find: Find) -> Locked | None:
+    """Plan the installation of an environment by its lock; None where its requirements are what is installed.
+
+    Raises:
+        InvalidArgument: See `read_lock`, as for NotFound.
+        NotFound: See there.
+    """
+    # Whoever recorded an environment.yml has put what is in it among the requirements.
+    if environment.lock.format in (LOCK_FORMAT_UNSPECIFIED, LOCK_FORMAT_CONDA_ENVIRONMENT):
+        return None
+    return read_lock(environment.lock, find, _INSTALL)
+
+
+def _install_listed(environment: jobs_pb2.PythonEnvironment, lines: Sequence[str]) -> str:
+    if environment.complete:
+        return f"{_INSTALL_COMPILED} --no-deps {_LISTED}"
+    pinned = all("==" in line or " @ " in line for line in lines)
+    return _PINNED if pinned else f"{_INSTALL_COMPILED} {_LISTED}"
+
+
+def _wheel_line(wheel: jobs_pb2.Wheel) -> str:
+    """Write a wheel as a requirement; pip and uv check it, and note that it came from a file."""
+    if not _WHEEL.fullmatch(wheel.filename):
+        raise InvalidArgument(
+            f"{wheel.filename[:200]!r} is no file name of a wheel; record the job again",
+            reason="INVALID_WHEEL",
+        )
+    name = wheel.filename.partition("-")[0]
+    sha256 = wheel.digest.removeprefix("sha256:")
+    return f"{name} @ file:///towline/wheels/{quote(wheel.filename)}#sha256={sha256}"
+
+
+def _uv_settings(urls: Sequence[str]) -> bytes:
+    *extra, default = urls
     # Strings of JSON are strings of TOML.
     toml = ['index-strategy = "unsafe-first-match"']
     toml += [f"[[index]]\nurl = {json.dumps(url)}" for url in extra]
     toml += [f"[[index]]\nurl = {json.dumps(default)}\ndefault = true"]
-    script = _INSTALL.format(
-        python=shlex.quote(python_version(environment)), venv=_VENV, install=_PINNED if pinned else "install"
-    )
-    return {
-        "install": script.encode(),
-        "user.py": _USER.encode(),
-        "uv.toml": ("\n".join(toml) + "\n").encode(),
-        "requirements.txt": "".join(f"{line}\n" for line in requirements).encode(),
-    }
+    return ("\n".join(toml) + "\n").encode()
 
 
 def build_container(base_image_id: str, builder: str, *, cache_volume: str, network: str) -> dict[str, Any]:
@@ -145,11 +240,12 @@ def build_container(base_image_id: str, builder: str, *, cache_volume: str, netw
     }
 
 
-def image_config(base_environment: Sequence[str]) -> dict[str, Any]:
+def image_config(base_environment: Sequence[str], labels: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Make the configuration of an environment or job image.
 
     Args:
         base_environment: "NAME=value" each, of the base image.
+        labels: More labels.
     """
     environment = dict(entry.partition("=")[::2] for entry in base_environment)
     path = environment.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -163,7 +259,7 @@ def image_config(base_environment: Sequence[str]) -> dict[str, Any]:
         # Not null: an absent one would be taken from the throw-away container.
         "Entrypoint": [],
         "Cmd": ["python"],
-        "Labels": {LABEL_BUILDER: ""},
+        "Labels": {LABEL_BUILDER: ""} | dict(labels or {}),
     }
 
 

@@ -1,6 +1,7 @@
 """Docker's engine, through aiodocker: the one place that knows its errors and its wire."""
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
@@ -23,7 +24,8 @@ from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import ExitStatus, SentSignal
 from towline_agent.core.logframes import LogFrames
 from towline_agent.core.offsets import Skipper
-from towline_agent.engine.port import Container, ContainerId, ContainerState, Volume
+from towline_agent.credentials import Credentials, default_file
+from towline_agent.engine.port import Container, ContainerId, ContainerState, Image, Volume
 
 __all__ = ["DockerEngine", "connecting", "translated"]
 
@@ -44,10 +46,16 @@ _MISSING: Final = {
 
 
 @asynccontextmanager
-async def connecting(url: str | None) -> AsyncIterator["DockerEngine"]:
+async def connecting(
+    url: str | None, credentials: Credentials | None = None
+) -> AsyncIterator["DockerEngine"]:
     """Give the engine at a URL such as "unix:///var/run/docker.sock"; None: where Docker's client looks.
 
     Nothing is sent yet, so an engine that does not answer is no error here.
+
+    Args:
+        url: See above.
+        credentials: Logins for pulls and pushes; None: those of Docker's client.
     """
     # No timeout of the client's own: builds, waits and logs take as long as they take.
     try:
@@ -55,14 +63,15 @@ async def connecting(url: str | None) -> AsyncIterator["DockerEngine"]:
     except AssertionError:
         client = Docker(url=_DEFAULT_URL)
     async with client:
-        yield DockerEngine(client)
+        yield DockerEngine(client, credentials or Credentials(default_file()))
 
 
 class DockerEngine:
     """The Engine port on Docker's API."""
 
-    def __init__(self, client: Docker) -> None:
+    def __init__(self, client: Docker, credentials: Credentials) -> None:
         self._client = client
+        self._credentials = credentials
         self._gives_newlines = False
         """Whether the engine gives the newline of a long line back, see logframes; told by each ping."""
 
@@ -88,21 +97,54 @@ class DockerEngine:
         except NotFound:
             return None
         config = found.get("Config") or {}
-        return ImageFacts(found["Id"], tuple(config.get("Env") or ()), config.get("User") or "")
+        environment = tuple(config.get("Env") or ())
+        return ImageFacts(found["Id"], environment, config.get("User") or "", found["Size"])
+
+    async def images(self, labels: Mapping[str, str]) -> list[Image]:
+        """See Engine."""
+        with translated("image"):
+            async with self._client._query("images/json", params={"filters": _having(labels)}) as response:
+                found = await response.json()
+        return [Image(image["Id"], image["Labels"] or {}) for image in found]
 
     async def pull(self, reference: str, progress: Callable[[str], None]) -> None:
         """See Engine."""
         # Without a tag the engine would pull all of them.
         tagged = reference if _TAGGED.search(reference) else f"{reference}:latest"
+        login = await self._credentials.header(reference)
         try:
-            async for line in _lines(self._read("images/create", {"fromImage": tagged}, "POST")):
+            async for line in _lines(self._read("images/create", {"fromImage": tagged}, "POST", login)):
                 item = json.loads(line)
                 if "error" in item:
                     raise NotFound(item["error"], reason="IMAGE_NOT_FOUND")
-                words = (item.get("id"), item.get("status"), item.get("progress"))
-                progress(" ".join(filter(None, words)))
+                progress(_progress(item))
         except Internal as error:  # the engine passes on what a registry answers as its own failure
             raise NotFound(error.message, reason="IMAGE_NOT_FOUND") from error
+
+    async def tag(self, image: str, reference: str) -> None:
+        """See Engine."""
+        name, _, tag = reference.rpartition(":")
+        with translated("image"):
+            async with self._client._query(f"images/{image}/tag", "POST", params={"repo": name, "tag": tag}):
+                return
+
+    async def push(self, reference: str, progress: Callable[[str], None]) -> str:
+        """See Engine."""
+        name, _, tag = reference.rpartition(":")
+        login = await self._credentials.header(reference)
+        digest = ""
+        try:
+            async for line in _lines(self._read(f"images/{name}/push", {"tag": tag}, "POST", login)):
+                item = json.loads(line)
+                if "error" in item:
+                    raise InvalidArgument(item["error"], reason="ENGINE_REFUSED")
+                digest = (item.get("aux") or {}).get("Digest", digest)
+                progress(_progress(item))
+        except Internal as error:  # the engine passes on what a registry answers as its own failure
+            raise InvalidArgument(error.message, reason="ENGINE_REFUSED") from error
+        if not digest:
+            raise Unavailable(f"the engine broke off the push of {reference}", reason="ENGINE_UNAVAILABLE")
+        return digest
 
     async def create(self, name: str, config: Mapping[str, Any]) -> ContainerId:
         """See Engine."""
@@ -205,6 +247,12 @@ class DockerEngine:
                 found = await response.json()
         return [Volume(volume["Name"], volume["Labels"] or {}) for volume in found["Volumes"] or ()]
 
+    async def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
+        """See Engine."""
+        with translated("volume"):
+            body = {"Name": name, "Labels": dict(labels)}
+            await self._client.volumes.create(body)  # type: ignore[no-untyped-call] # no annotations
+
     async def remove_volume(self, name: str) -> bool:
         """See Engine."""
         try:
@@ -222,6 +270,17 @@ class DockerEngine:
             await self._client.containers.container(container).put_archive(  # type: ignore[no-untyped-call] # no annotations
                 path, archive
             )
+
+    async def modified(self, container: ContainerId, path: str) -> float | None:
+        """See Engine."""
+        place = f"containers/{container}/archive"
+        try:
+            with translated():
+                async with self._client._query(place, "HEAD", params={"path": path}) as response:
+                    told = json.loads(base64.b64decode(response.headers["X-Docker-Container-Path-Stat"]))
+        except json.JSONDecodeError:  # aiodocker wants to read why not, which no answer to HEAD says
+            return None
+        return datetime.fromisoformat(told["mtime"]).timestamp()
 
     async def get_archive(self, container: ContainerId, path: str) -> AsyncIterator[bytes]:
         """See Engine."""
@@ -274,14 +333,17 @@ class DockerEngine:
             return
 
     async def _read(
-        self, path: str, params: Mapping[str, str], method: str = "GET"
+        self, path: str, params: Mapping[str, str], method: str = "GET", login: str = ""
     ) -> AsyncGenerator[bytes, None]:
-        """Read a response as it comes and drop it when nobody reads on.
+        """Read a response as it comes and drop it when nobody reads on; `login` is for a container registry.
 
         aiodocker's own methods decode text, hold archives in memory, and leave a cancelled pull going.
         """
         with translated("image" if path.startswith("images/") else "container"):
-            async with self._client._query(path, method, params=params, timeout=None) as response:
+            headers = {"X-Registry-Auth": login} if login else None
+            async with self._client._query(
+                path, method, params=params, headers=headers, timeout=None
+            ) as response:
                 # release() would wait for the end of an endless stream; close() drops the connection.
                 try:
                     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
@@ -299,6 +361,11 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield line
     if rest.strip():
         yield rest
+
+
+def _progress(item: Mapping[str, Any]) -> str:
+    """Return what an item of a pull or a push says, for people."""
+    return " ".join(filter(None, (item.get("id"), item.get("status"), item.get("progress"))))
 
 
 def _having(labels: Mapping[str, str]) -> str:

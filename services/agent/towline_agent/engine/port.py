@@ -14,7 +14,7 @@ from typing import Any, NewType, Protocol
 from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import ExitStatus, SentSignal
 
-__all__ = ["Container", "ContainerId", "ContainerState", "Engine", "Volume"]
+__all__ = ["Container", "ContainerId", "ContainerState", "Engine", "Image", "Volume"]
 
 ContainerId = NewType("ContainerId", str)
 
@@ -52,6 +52,14 @@ class Volume:
     labels: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Image:
+    """An image on the node as the engine lists it."""
+
+    id: str
+    labels: Mapping[str, str]
+
+
 class Engine(Protocol):
     """A container engine on this node."""
 
@@ -63,12 +71,28 @@ class Engine(Protocol):
         """Return the local image that a reference or an id names, if there is one."""
         ...
 
+    async def images(self, labels: Mapping[str, str]) -> list[Image]:
+        """Return all local images that have all these labels, newest first; with an empty value, any."""
+        ...
+
     async def pull(self, reference: str, progress: Callable[[str], None]) -> None:
         """Pull an image; `progress` gets lines for people.
 
         Raises:
             NotFound: Its registry does not have it, refuses it or cannot be reached; the message is the
                 registry's answer.
+        """
+        ...
+
+    async def tag(self, image: str, reference: str) -> None:
+        """Give a local image, by id or reference, one more name, "name:tag", which no other has then."""
+        ...
+
+    async def push(self, reference: str, progress: Callable[[str], None]) -> str:
+        """Push a local image and return its manifest's digest, "sha256:…"; `progress` gets lines for people.
+
+        Raises:
+            InvalidArgument: Its registry refuses it or cannot be reached; the message is its answer.
         """
         ...
 
@@ -112,12 +136,20 @@ class Engine(Protocol):
         """Return all volumes that have all these labels; with an empty value, whatever theirs is."""
         ...
 
+    async def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
+        """Make a volume; one of that name that is there already stays as it is."""
+        ...
+
     async def remove_volume(self, name: str) -> bool:
         """Remove a volume and tell whether it is gone: one that a container uses stays."""
         ...
 
     async def put_archive(self, container: ContainerId, path: str, archive: AsyncIterable[bytes]) -> None:
         """Unpack an uncompressed tar archive into a folder of a container that exists there."""
+        ...
+
+    async def modified(self, container: ContainerId, path: str) -> float | None:
+        """Return when a path of a container was changed last, in seconds since 1970; None: it is not told."""
         ...
 
     def get_archive(self, container: ContainerId, path: str) -> AsyncIterator[bytes]:

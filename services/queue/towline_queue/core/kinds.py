@@ -5,7 +5,7 @@ A run's LaunchSpec is its kind's text followed by that of its own fields: protob
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, lru_cache
@@ -46,6 +46,7 @@ class Kind:
         queue_spec: The serialized QueueSpec whose template they fill.
         max_wait: How long they may wait for an agent; None: no limit.
         retry_policy: The serialized RetryPolicy.
+        inputs: The artifact versions that they read, "artifacts/{artifact}/versions/{version}".
     """
 
     spec: bytes
@@ -60,6 +61,7 @@ class Kind:
     queue_spec: bytes
     max_wait: timedelta | None
     retry_policy: bytes
+    inputs: tuple[str, ...]
 
     @cached_property
     def digest(self) -> bytes:
@@ -85,6 +87,7 @@ class Recipe:
         version: The job version it names.
         queue_spec: The serialized QueueSpec whose template they fill.
         prefix: Put before each path in an error, such as "runs[3].".
+        inputs: What they read, each by version.
 
     Raises:
         InvalidArgument: The job's parameters (INVALID_CONFIG), template variables (INVALID_VARIABLE), time
@@ -92,7 +95,12 @@ class Recipe:
     """
 
     def __init__(
-        self, submission: Submission, version: jobs_pb2.JobVersion, queue_spec: bytes, prefix: str = ""
+        self,
+        submission: Submission,
+        version: jobs_pb2.JobVersion,
+        queue_spec: bytes,
+        prefix: str = "",
+        inputs: Sequence[jobs_pb2.ArtifactInput] = (),
     ) -> None:
         queue = _queue_terms(queue_spec)
         path = prefix or "run."
@@ -105,6 +113,7 @@ class Recipe:
             author=submission.author,
             limits=limits.limits_of(submission.limits, queue.limits, f"{path}limits"),
             retry_policy=_retry_policy(submission.retry_policy, queue, f"{path}retry_policy"),
+            inputs=inputs,
         )
         _fill_resource(spec, queue_spec, submission.variables, prefix)
         shape = spec.docker.gpus
@@ -127,6 +136,7 @@ class Recipe:
             queue_spec=queue_spec,
             max_wait=limits.max_wait_of(spec.limits),
             retry_policy=spec.retry_policy.SerializeToString(deterministic=True),
+            inputs=_versions(spec),
         )
 
     def own_fields(self, name: RunName, config_json: str, display_name: str, prefix: str = "") -> bytes:
@@ -175,6 +185,7 @@ def taken_apart(new: NewRun) -> tuple[Kind, bytes]:
         queue_spec=new.queue_spec,
         max_wait=limits.max_wait_of(spec.limits),
         retry_policy=spec.retry_policy.SerializeToString(deterministic=True),
+        inputs=_versions(spec),
     )
     return kind, own.SerializeToString(deterministic=True)
 
@@ -194,6 +205,10 @@ def repeat_run(ended: NewRun, name: RunName) -> NewRun:
     # Filled again, for macros such as ${run_id} stand for the new run now.
     _fill_resource(spec, ended.queue_spec, ended.variables, "")
     return replace(ended, spec=spec, due=None, retry_of=ended.spec.run)
+
+
+def _versions(spec: runs_pb2.LaunchSpec) -> tuple[str, ...]:
+    return tuple(sorted({one.artifact for one in spec.inputs}))
 
 
 def _own_fields(name: str, display_name: str, config_json: str) -> bytes:
@@ -273,7 +288,8 @@ def _retry_policy(given: runs_pb2.RetryPolicy, queue: _QueueTerms, field: str) -
 
 def _parameters(job: jobs_pb2.JobSpec, prefix: str) -> Parameters:
     try:
-        return _read_parameters(job.config_json, job.input_schema_json)
+        files = tuple((file.key, file.path) for file in job.config_files)
+        return _read_parameters(job.config_json, job.input_schema_json, files)
     except ValueError as error:
         raise InvalidArgument(
             f"{prefix}job: its parameters cannot be used, for its schema or its defaults {error}; "
@@ -284,6 +300,8 @@ def _parameters(job: jobs_pb2.JobSpec, prefix: str) -> Parameters:
 
 
 @lru_cache(maxsize=64)
-def _read_parameters(config_json: str, input_schema_json: str) -> Parameters:
+def _read_parameters(
+    config_json: str, input_schema_json: str, files: tuple[tuple[str, str], ...]
+) -> Parameters:
     """Read parameters once per content: checking a schema takes longer than all the rest of a submit."""
-    return Parameters(config_json, input_schema_json)
+    return Parameters(config_json, input_schema_json, dict(files))

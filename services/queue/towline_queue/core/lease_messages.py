@@ -16,6 +16,7 @@ from towline_queue.core.leases import Claimed, Newcomer
 from towline_queue.core.reports import FinishVerdict, Progress, Reply, Report, Result, Returned
 from towline_queue.core.sessions import InventoryEntry, VerdictKind
 from towline_queue.core.stops import Stop
+from towline_queue.core.told import read_told
 from towline_queue.core.transitions import State
 
 __all__ = [
@@ -265,6 +266,7 @@ def _result(finish: leases_pb2.Finish) -> Result:
         result.exit_code if result.HasField("exit_code") else None,
         None if state is State.SUCCEEDED else _failure(result),
         _clean(result.outputs),
+        *(read_told(result) if result.summary_json or result.logged_artifacts else ()),
     )
 
 

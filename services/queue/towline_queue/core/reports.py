@@ -71,6 +71,8 @@ class Result(NamedTuple):
         exit_code: Of the container, if it ended.
         failure: towline.v1.Failure, serialized; None where it succeeded.
         outputs: "artifacts/{artifact}/versions/{version}", or empty.
+        results: A towline.v1.AttemptResult, serialized: summary_json and logged_artifacts; None: neither.
+        note: What is to be told to people besides.
     """
 
     key: AttemptKey | None
@@ -80,6 +82,8 @@ class Result(NamedTuple):
     exit_code: int | None = None
     failure: bytes | None = None
     outputs: str = ""
+    results: bytes | None = None
+    note: str = ""
 
 
 class Returned(NamedTuple):

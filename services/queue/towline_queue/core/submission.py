@@ -9,13 +9,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from towline import names
 from towline.errors import InvalidArgument
-from towline.names import JobVersionName, QueueName
+from towline.names import ArtifactVersionName, JobVersionName, QueueName
 from towline.v1 import runs_pb2
 
-__all__ = ["MAX_DISPLAY_NAME", "MAX_RUNS", "NewRun", "Submission", "check", "check_display_name"]
+__all__ = [
+    "MAX_DISPLAY_NAME",
+    "MAX_INPUTS",
+    "MAX_RUNS",
+    "NewRun",
+    "Submission",
+    "check",
+    "check_display_name",
+]
 
 MAX_RUNS: Final = 1000
 MAX_DISPLAY_NAME: Final = 128
+MAX_INPUTS: Final = 64
 _MAX_TEXT: Final = 256
 _MAX_LABELS: Final = 64
 _MAX_VARIABLES: Final = 64
@@ -36,6 +45,7 @@ class Submission:
         not_before: When it may start; None: at once.
         limits: Time limits as given.
         retry_policy: Retries as given.
+        inputs: Artifacts to read, by version or alias, in place of those of the job and besides them.
     """
 
     job: JobVersionName
@@ -47,6 +57,7 @@ class Submission:
     not_before: datetime | None
     limits: runs_pb2.TimeLimits
     retry_policy: runs_pb2.RetryPolicy
+    inputs: Mapping[str, ArtifactVersionName]
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ def check(message: runs_pb2.RunSubmission, field: str) -> Submission:
         else None,
         limits=message.limits,
         retry_policy=message.retry_policy,
+        inputs=_inputs(message.inputs, f"{field}.inputs") if message.inputs else {},
     )
 
 
@@ -120,6 +132,15 @@ def _check_text(text: str, field: str, most: int) -> str:
     if not text.isprintable():
         raise InvalidArgument.field(field, "holds characters that cannot be printed; leave them out")
     return text
+
+
+def _inputs(given: Mapping[str, str], field: str) -> dict[str, ArtifactVersionName]:
+    if len(given) > MAX_INPUTS:
+        raise InvalidArgument.field(field, f"at most {MAX_INPUTS} can be given")
+    return {
+        names.input_name(name, field): names.artifact_version(artifact, f"{field}[{name}]")
+        for name, artifact in sorted(given.items())
+    }
 
 
 def _moment(time: Timestamp, field: str) -> datetime:

@@ -9,11 +9,11 @@ from functools import lru_cache
 from typing import Final, TypeVar
 
 from towline.requests.json_values import dump
+from towline.requests.violations import Violations
 from towline.v1 import docker_pb2, jobs_pb2, queues_pb2
 from towline_queue.core import container_fields, placeholders, quantities
 from towline_queue.core.placeholders import IMAGE, MACROS, Text, Unfilled
 from towline_queue.core.variables import Declarations
-from towline_queue.core.violations import Violations
 
 __all__ = ["Template", "template_of"]
 

@@ -6,9 +6,9 @@ from typing import Final
 
 from towline.requests.json_schemas import Schema
 from towline.requests.json_values import Json, dump, parse
+from towline.requests.violations import Violations
 from towline.v1 import queues_pb2
 from towline_queue.core.placeholders import VARIABLE_NAME
-from towline_queue.core.violations import Violations
 
 __all__ = ["Declarations"]
 

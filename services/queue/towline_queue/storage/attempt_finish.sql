@@ -5,7 +5,7 @@
 -- Rows are looked up one by one, whatever the statistics say: see attempt_progress.sql.
 WITH current AS MATERIALIZED (
     SELECT said.finish_id, said.outcome, said.exit_code, said.failure, coalesce(said.cause, 0) AS cause,
-           coalesce(said.outputs, '') AS outputs, said.state, coalesce(said.detail, '') AS detail,
+           coalesce(said.outputs, '') AS outputs, said.results, said.state, coalesce(said.detail, '') AS detail,
            said.run_failure, said.delay, said.position, place.at AS run_at,
            lease.run, lease.epoch, lease.number, lease.queue, lease.agent, lease.gpu_ids, lease.grant_time,
            lease.prepare_time, lease.start_time, lease.image_outcome, lease.image_id
@@ -14,11 +14,11 @@ WITH current AS MATERIALIZED (
         FROM unnest(
             CAST(:runs AS text[]), CAST(:epochs AS bigint[]), CAST(:finish_ids AS uuid[]),
             CAST(:outcomes AS smallint[]), CAST(:exit_codes AS integer[]), CAST(:failures AS bytea[]),
-            CAST(:causes AS smallint[]), CAST(:outputs AS text[]),
+            CAST(:causes AS smallint[]), CAST(:outputs AS text[]), CAST(:results AS bytea[]),
             CAST(:states AS smallint[]), CAST(:details AS text[]), CAST(:run_failures AS bytea[]),
             CAST(:delays AS interval[])
         ) WITH ORDINALITY AS said (
-            run, epoch, finish_id, outcome, exit_code, failure, cause, outputs,
+            run, epoch, finish_id, outcome, exit_code, failure, cause, outputs, results,
             state, detail, run_failure, delay, position
         )
         ORDER BY run COLLATE "C"
@@ -43,7 +43,7 @@ WITH current AS MATERIALIZED (
 ), over AS (
     UPDATE queue.runs
     SET state = current.state, detail = nullif(current.detail, ''), failure = current.run_failure,
-        outputs = current.outputs, end_time = now()
+        outputs = current.outputs, results = current.results, end_time = now()
     FROM current
     WHERE runs.ctid = current.run_at
       AND current.state NOT IN (CAST(:queued AS smallint), CAST(:scheduled AS smallint))

@@ -6,7 +6,7 @@ What a batch does not change is stale: over, or in another agent's hands. All of
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -90,6 +90,8 @@ async def finish(database: Database | Transaction, results: Sequence[Result]) ->
         key = result.key
         ending = decided.get(key) if result.state is _FAILED else no_retry(result)  # type: ignore[arg-type]  # None is in no dict
         if key is not None and ending is not None:
+            if result.note:
+                ending = replace(ending, detail=" ".join(filter(None, [ending.detail, result.note])))
             keys.append(key)
             over.append(result)
             endings.append(ending)
@@ -103,6 +105,7 @@ async def finish(database: Database | Transaction, results: Sequence[Result]) ->
         finish_ids=[result.finish_id for result in over],
         exit_codes=[result.exit_code for result in over],
         outputs=_unless_empty([result.outputs for result in over]),
+        results=_unless_empty([result.results for result in over]),
     )
 
 
@@ -139,6 +142,7 @@ async def lose(transaction: Transaction, attempts_lost: Sequence[Lost]) -> list[
         finish_ids=None,
         exit_codes=None,
         outputs=None,
+        results=None,
     )
 
 

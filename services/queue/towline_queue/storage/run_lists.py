@@ -79,14 +79,14 @@ async def newest_first(
         wanted: Which runs.
         before: Only those with a lower name; None: all.
         size: Most runs to return.
-        most_bytes: Bound of their specs together; the first run is returned in any case.
+        most_bytes: Bound of their specs and results together; the first run is returned in any case.
     """
     scope = await _scope(connection, wanted, before or _AFTER_ALL, size)
     query = RECORDS.where(*scope.conditions, *_conditions(wanted)).order_by(_NEWEST_FIRST).limit(size + 1)
     rows: list[Row[Any]] = []
     after = scope.end
     async for row in _stream(connection, query):
-        most_bytes -= len(row.spec)
+        most_bytes -= len(row.spec) + len(row.results or b"")
         if len(rows) == size or (rows and most_bytes < 0):
             after = rows[-1].name
             break

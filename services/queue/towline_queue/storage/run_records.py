@@ -54,6 +54,7 @@ class RunRecord:
         expire_time: When it has waited for too long, while it is QUEUED and there is a limit.
         preempt_requested: Whether its current attempt is being stopped to be queued again.
         unreachable: Whether the session that holds it has been silent for too long.
+        results: A towline.v1.AttemptResult, serialized: what its last attempt told, once it has ended.
         attempts: Oldest first, with the one that goes on.
     """
 
@@ -77,6 +78,7 @@ class RunRecord:
     state_detail: str = ""
     failure: bytes | None = None
     outputs: str = ""
+    results: bytes | None = None
     end_time: datetime | None = None
     unreachable: bool = False
     attempts: list[AttemptRecord] = field(default_factory=list)

@@ -110,6 +110,7 @@ runs = Table(
     Column("failure", LargeBinary, comment="towline.v1.Failure"),
     Column("outputs", Text, nullable=False, server_default=""),
     Column("end_time", _Time),
+    Column("results", LargeBinary, comment="towline.v1.AttemptResult: what it told; null: nothing"),
     Index("runs_by_queue", "queue", "name"),
     Index("runs_by_job_version", "job_version", "name"),
     postgresql_with={"fillfactor": 50},

@@ -31,7 +31,10 @@ class SpooledUpload:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
-        self.size = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        self.size = status.st_size
+        # The object store has the file too, by another name: nothing may be added to it any more.
+        self.sealed = status.st_nlink > 1
         self._descriptor = descriptor
         self._hash = hashlib.sha256()
         # A cancelled call leaves its thread at work; the descriptor must not go while it writes.

@@ -7,13 +7,15 @@ from typing import Final
 
 from towline.errors import InvalidArgument
 from towline.v1.artifacts_pb2 import ArtifactFile, ArtifactVersion
-from towline_registry.core import digests, texts
+from towline_registry.core import digests, json_objects, texts
 
-__all__ = ["Manifest", "checked", "checked_type"]
+__all__ = ["Manifest", "checked", "checked_metadata", "checked_type"]
 
 MAX_FILES: Final = 100_000
 # GetArtifactVersion answers with the whole manifest in one message, which may have 16 MiB.
 MAX_MANIFEST_BYTES: Final = 15 * 1024 * 1024
+
+MAX_METADATA_BYTES: Final = 64 * 1024
 
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -43,6 +45,18 @@ def checked_type(text: str) -> str:
         raise InvalidArgument.field(
             "type", f'{text[:80]!r} is not a lower-case word of at most 63 characters, such as "outputs"'
         )
+    return text
+
+
+def checked_metadata(text: str) -> str:
+    """Check what the maker says: empty or a JSON object; InvalidArgument names `metadata_json`."""
+    if len(text.encode()) > MAX_METADATA_BYTES:
+        raise InvalidArgument.field(
+            "metadata_json",
+            f"is larger than {MAX_METADATA_BYTES} bytes; put more into a file of the artifact",
+        )
+    if text:
+        json_objects.read(text, "metadata_json")
     return text
 
 

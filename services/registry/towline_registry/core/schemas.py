@@ -1,18 +1,18 @@
 """JSON Schemas (Draft 2020-12) of job parameters: derived from defaults, or given and checked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
 from towline.errors import InvalidArgument
 from towline.requests.json_schemas import Schema
-from towline_registry.core.json_objects import JsonObject, read
+from towline_registry.core import json_objects
+from towline_registry.core.json_objects import JsonObject
 
-__all__ = ["check", "derived"]
+__all__ = ["derived", "misfits", "read"]
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-MAX_VIOLATIONS: Final = 5
-_SCHEMA_FIELD: Final = "spec.input_schema_json"
+MAX_VIOLATIONS: Final = 100
 
 _SCALARS: Final = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
@@ -55,27 +55,32 @@ def _of_items(values: Iterable[Any]) -> JsonObject:
     return {}
 
 
-def check(text: str, config: JsonObject) -> None:
-    """Check a given schema, and that the defaults satisfy it.
+def read(text: str, field: str) -> Schema:
+    """Read a schema that refers to nothing outside itself.
 
     Raises:
-        InvalidArgument: Names `spec.input_schema_json`, or `spec.config_json` and each violation.
+        InvalidArgument: It is none of Draft 2020-12; names `field`, and in the message the places in it.
     """
-    schema = read(text, _SCHEMA_FIELD)
+    schema = json_objects.read(text, field)
     if schema.get("$schema", DIALECT) not in (DIALECT, f"{DIALECT}#"):
         raise InvalidArgument.field(
-            _SCHEMA_FIELD, f'is of another draft; write "$schema": "{DIALECT}" or leave it out'
+            field, f'is of another draft; write "$schema": "{DIALECT}" or leave it out'
         )
     try:
-        checked = Schema(text)
+        made = Schema(text)
+        made.check_alone()
     except ValueError as error:
-        raise InvalidArgument.field(_SCHEMA_FIELD, str(error)) from None
-    violations = []
-    for path, problem in islice(checked.violations(config), MAX_VIOLATIONS):
+        raise InvalidArgument.field(field, str(error)) from None
+    return made
+
+
+def misfits(schema: Schema, config: JsonObject, field: str) -> Iterator[tuple[str, str]]:
+    """Give path and problem of each default that its schema, read from `field`, does not take.
+
+    Raises:
+        InvalidArgument: The schema turns out to be broken; names `field`.
+    """
+    for path, problem in islice(schema.violations(config), MAX_VIOLATIONS):
         if path is None:
-            raise InvalidArgument.field(_SCHEMA_FIELD, problem)
-        violations.append(f"{path} {problem}".strip())
-    if violations:
-        raise InvalidArgument.field(
-            "spec.config_json", "the defaults do not fit their schema: " + "; ".join(violations)
-        )
+            raise InvalidArgument.field(field, problem)
+        yield path, problem

@@ -3,26 +3,28 @@
 from collections.abc import AsyncIterator
 
 import grpc
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from towline.errors import InvalidArgument
 from towline.rpc.channel import MAX_CHUNK_BYTES
-from towline.service.postgres import transaction
 from towline.v1.artifacts_pb2 import (
     DownloadBlobRequest,
     DownloadBlobResponse,
+    DownloadBlobsRequest,
+    DownloadBlobsResponse,
     FindMissingBlobsRequest,
     FindMissingBlobsResponse,
     GetUploadStatusRequest,
     GetUploadStatusResponse,
     UploadBlobRequest,
     UploadBlobResponse,
+    UploadBlobsRequest,
+    UploadBlobsResponse,
+    WholeBlob,
 )
 from towline.v1.artifacts_pb2_grpc import BlobServiceServicer
 from towline_registry.blobs.transfers import Transfers
-from towline_registry.core import digests
+from towline_registry.core import digests, small_blobs
 from towline_registry.core.uploads import Upload, UploadKey
-from towline_registry.storage import blobs
 
 __all__ = ["BlobServicer"]
 
@@ -33,12 +35,10 @@ class BlobServicer(BlobServiceServicer):
     """Serves towline.v1.BlobService.
 
     Args:
-        engine: Where blobs are recorded.
-        transfers: Moves their bytes.
+        transfers: Moves and finds blobs.
     """
 
-    def __init__(self, engine: AsyncEngine, transfers: Transfers) -> None:
-        self._engine = engine
+    def __init__(self, transfers: Transfers) -> None:
         self._transfers = transfers
 
     async def FindMissingBlobs(
@@ -48,8 +48,7 @@ class BlobServicer(BlobServiceServicer):
         if len(request.digests) > MAX_DIGESTS:
             raise InvalidArgument.field("digests", f"at most {MAX_DIGESTS} are taken; ask in several calls")
         asked = [digests.checked(digest, "digests") for digest in request.digests]
-        async with transaction(self._engine) as connection:
-            found = await blobs.sizes(connection, asked)
+        found = await self._transfers.present(asked)
         return FindMissingBlobsResponse(missing_digests=[digest for digest in asked if digest not in found])
 
     async def GetUploadStatus(
@@ -79,6 +78,23 @@ class BlobServicer(BlobServiceServicer):
         yield DownloadBlobResponse(data=first, size_bytes=size)
         async for piece in pieces:
             yield DownloadBlobResponse(data=piece)
+
+    async def UploadBlobs(
+        self, request_iterator: AsyncIterator[UploadBlobsRequest], context: grpc.ServicerContext
+    ) -> AsyncIterator[UploadBlobsResponse]:
+        """See artifacts.proto."""
+        stored = 0
+        async for request in request_iterator:
+            await self._transfers.receive_small(small_blobs.checked_contents(request.blobs))
+            stored += len(request.blobs)
+            yield UploadBlobsResponse(stored_count=stored)
+
+    async def DownloadBlobs(
+        self, request: DownloadBlobsRequest, context: grpc.ServicerContext
+    ) -> AsyncIterator[DownloadBlobsResponse]:
+        """See artifacts.proto."""
+        async for group in self._transfers.send_small(small_blobs.checked_digests(request.digests)):
+            yield DownloadBlobsResponse(blobs=[WholeBlob(digest=digest, data=data) for digest, data in group])
 
 
 async def _pieces(first: UploadBlobRequest, others: AsyncIterator[UploadBlobRequest]) -> AsyncIterator[bytes]:

@@ -1,30 +1,32 @@
-"""Jobs, their versions and aliases. Names are checked before they come here."""
+"""Jobs, their versions and what these need. Names are checked before they come here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline import names
-from towline.errors import NotFound
 from towline.v1.jobs_pb2 import JobSpec
 from towline_registry.core import versions
 from towline_registry.core.digests import Digest
-from towline_registry.storage.tables import job_aliases, job_versions, jobs
+from towline_registry.core.jobspecs import blobs_of
+from towline_registry.storage import aliases, inputs, references, removal, series
+from towline_registry.storage.series import JOBS, Key, SeriesRow
+from towline_registry.storage.tables import job_versions, jobs
 
 __all__ = [
-    "JobRow",
     "NewVersion",
     "VersionRow",
     "add_version",
+    "delete",
     "get",
     "list_jobs",
     "list_versions",
-    "set_aliases",
+    "restore",
 ]
 
 # A page ends early rather than pass this; a message may have 16 MiB and a version about 3.
@@ -32,20 +34,10 @@ _MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class JobRow:
-    """A job as it is kept."""
-
-    name: str
-    version_count: int
-    create_time: datetime
-
-
-@dataclass(frozen=True)
 class VersionRow:
     """A version as it is kept, with the aliases it has now, sorted."""
 
-    job: str
-    number: int
+    key: Key
     digest: Digest
     spec: JobSpec
     author: str
@@ -62,68 +54,64 @@ class NewVersion:
     author: str
 
 
-async def add_version(connection: AsyncConnection, job: names.JobName, new: NewVersion) -> tuple[int, bool]:
-    """Add a version unless the newest one has its digest; give the number, and whether it was made."""
-    await connection.execute(insert(jobs).values(name=job).on_conflict_do_nothing())
-    # From here to the commit nobody else adds to this job, so numbers have no gaps and no doubles.
-    locked = await connection.execute(
-        select(jobs.c.version_count).where(jobs.c.name == job).with_for_update(key_share=True)
-    )
-    count: int = locked.scalar_one()
-    newest = await connection.scalar(select(job_versions.c.digest).where(_version(job, count - 1)))
-    if newest == new.digest:
-        return count - 1, False
-    await connection.execute(
-        insert(job_versions).values(
-            job=job, number=count, digest=new.digest, spec=new.spec.SerializeToString(), author=new.author
+async def add_version(
+    connection: AsyncConnection, job: names.JobName, new: NewVersion, words: Collection[str]
+) -> tuple[VersionRow, bool]:
+    """Add a version unless one has its digest, and point "latest" and other words at it.
+
+    The rows of its blobs are locked (`blobs.require`).
+
+    Returns:
+        The version, and whether it was made.
+
+    Raises:
+        NotFound: An input names what is not there; reason ARTIFACT_NOT_FOUND or ARTIFACT_VERSION_NOT_FOUND.
+    """
+    key = await series.begin(connection, JOBS, job)
+    same = await connection.scalar(
+        select(job_versions.c.number)
+        .where(
+            job_versions.c.job == job,
+            job_versions.c.digest == new.digest,
+            job_versions.c.delete_time.is_(None),
         )
+        .order_by(job_versions.c.number.desc())
+        .limit(1)
     )
-    await connection.execute(jobs.update().where(jobs.c.name == job).values(version_count=count + 1))
-    return count, True
-
-
-async def set_aliases(
-    connection: AsyncConnection, job: names.JobName, aliases: Iterable[str], number: int
-) -> None:
-    """Point aliases, sorted, at a version, moving those that exist."""
-    for alias in aliases:
-        statement = insert(job_aliases).values(job=job, alias=alias, number=number)
+    if same is not None:
+        key = Key(job, same)
+        await series.set_latest(connection, JOBS, key)
+    else:
         await connection.execute(
-            statement.on_conflict_do_update(index_elements=["job", "alias"], set_={"number": number})
+            insert(job_versions).values(
+                job=job,
+                number=key.number,
+                digest=new.digest,
+                spec=new.spec.SerializeToString(),
+                author=new.author,
+            )
         )
+        await series.set_latest(connection, JOBS, key, version_count=key.number + 1)
+        await references.add(connection, key.name, blobs_of(new.spec))
+        await inputs.add(connection, key, new.spec.inputs)
+    await aliases.point(connection, JOBS, key, words)
+    row = await connection.execute(_versions().where(series.the_version(JOBS, key)))
+    return _row(row.one()), same is None
 
 
 async def get(connection: AsyncConnection, name: names.JobVersionName) -> VersionRow:
-    """Read one version, by number, alias or "latest".
-
-    Raises:
-        NotFound: There is no such job (JOB_NOT_FOUND) or version (JOB_VERSION_NOT_FOUND).
-    """
-    job, word = names.split_version(name)
-    count = await _count(connection, job)
-    number = count - 1 if word == versions.LATEST else versions.number_of(word)
-    if number is None:
-        number = await connection.scalar(
-            select(job_aliases.c.number).where(job_aliases.c.job == job, job_aliases.c.alias == word)
-        )
-    row = None
-    if number is not None:
-        row = (await connection.execute(_versions().where(_version(job, number)))).one_or_none()
+    """Read one version, by number, alias or "latest"; see `series.find` for what it raises."""
+    key = await series.find(connection, JOBS, name)
+    row = (await connection.execute(_versions().where(series.the_version(JOBS, key)))).one_or_none()
     if row is None:
-        raise NotFound(
-            f"{job} has no version or alias {word!r}; its versions are v0 to {versions.label(count - 1)}",
-            reason="JOB_VERSION_NOT_FOUND",
-            metadata={"name": name},
-        )
+        raise series.deleted(JOBS, key)
     return _row(row)
 
 
-async def list_jobs(connection: AsyncConnection, *, after: str, limit: int) -> list[JobRow]:
+async def list_jobs(connection: AsyncConnection, *, after: str, limit: int) -> list[SeriesRow]:
     """Give up to `limit` jobs whose names come after `after`, by name."""
-    rows = await connection.execute(
-        select(jobs).where(jobs.c.name > after).order_by(jobs.c.name).limit(limit)
-    )
-    return [JobRow(row.name, row.version_count, row.create_time) for row in rows]
+    rows = await series.page(connection, JOBS, select(jobs), after=after, limit=limit)
+    return [series.read(row) for row in rows]
 
 
 async def list_versions(
@@ -136,13 +124,10 @@ async def list_versions(
     Raises:
         NotFound: There is no such job; reason JOB_NOT_FOUND.
     """
-    count = await _count(connection, job)
+    await series.get(connection, JOBS, job)
     query = (
         _versions()
-        .where(
-            job_versions.c.job == job,
-            job_versions.c.number < (count if before is None else min(before, count)),
-        )
+        .where(job_versions.c.job == job, *([] if before is None else [job_versions.c.number < before]))
         .order_by(job_versions.c.number.desc())
         .limit(limit + 1)
     )
@@ -158,42 +143,37 @@ async def list_versions(
     return page, False
 
 
-async def _count(connection: AsyncConnection, job: str) -> int:
-    count: int | None = await connection.scalar(select(jobs.c.version_count).where(jobs.c.name == job))
-    if count is None:
-        raise NotFound(
-            f"there is no {job}; record or create it first", reason="JOB_NOT_FOUND", metadata={"name": job}
-        )
-    return count
+async def delete(connection: AsyncConnection, key: Key) -> None:
+    """Make a version unknown to which no run refers.
+
+    Raises:
+        NotFound: It is not there; see `series.find`.
+        FailedPrecondition: An alias other than "latest" points at it; reason IN_USE.
+    """
+    await series.hold(connection, JOBS, key.series)
+    await series.find(connection, JOBS, names.JobVersionName(key.name))
+    if words := await aliases.pointing_at(connection, JOBS, key):
+        raise versions.pointed_at(key.name, words)
+    await removal.bury(connection, JOBS, key)
 
 
-def _version(job: str, number: int) -> ColumnElement[bool]:
-    return and_(job_versions.c.job == job, job_versions.c.number == number)
+async def restore(connection: AsyncConnection, key: Key) -> None:
+    """Make a version known again to which a run refers after all, and those of artifacts that it reads."""
+    await series.begin(connection, JOBS, key.series)
+    await removal.restore(connection, JOBS, key)
+    await inputs.restore(connection, key)
 
 
 def _versions() -> Select[Any]:
-    """Select versions with their aliases and whether they are the newest."""
-    aliases = (
-        select(func.array_agg(job_aliases.c.alias))
-        .where(job_aliases.c.job == job_versions.c.job, job_aliases.c.number == job_versions.c.number)
-        .scalar_subquery()
-    )
-    newest = (
-        select(jobs.c.version_count - 1 == job_versions.c.number)
-        .where(jobs.c.name == job_versions.c.job)
-        .scalar_subquery()
-    )
-    return select(job_versions, func.coalesce(aliases, []).label("aliases"), newest.label("newest"))
+    return series.described(JOBS, list(job_versions.c))
 
 
 def _row(row: Row[Any]) -> VersionRow:
-    aliases: Sequence[str] = row.aliases
     return VersionRow(
-        job=row.job,
-        number=row.number,
+        key=Key(row.job, row.number),
         digest=Digest(row.digest),
         spec=JobSpec.FromString(row.spec),
         author=row.author,
         create_time=row.create_time,
-        aliases=tuple(sorted([*aliases, versions.LATEST] if row.newest else aliases)),
+        aliases=series.words(row),
     )

@@ -26,10 +26,12 @@ class Violations:
         return bool(self._by_path)
 
     def add(self, path: str, problem: str) -> None:
-        """Add a violation; the first one of a path is kept."""
+        """Add a violation; the first few of one path are told together."""
         if len(problem) > _MAX_EACH:
             problem = f"{problem[: _MAX_EACH - 1]}…"
-        self._by_path.setdefault(path, problem)
+        before = self._by_path.get(path, "")
+        if problem not in before and len(before) <= _MAX_EACH:
+            self._by_path[path] = f"{before}, and {problem}" if before else problem
 
     def items(self) -> list[tuple[str, str]]:
         """Return (path, problem) in the order they were found."""

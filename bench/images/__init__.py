@@ -1,0 +1,1 @@
+"""Images and their start: an agent beside `docker build` and `docker run`."""

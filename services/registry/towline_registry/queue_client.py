@@ -1,0 +1,128 @@
+"""The way to the queue service: which runs refer to a job version."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Final, Protocol
+
+import grpc
+
+from towline.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+from towline.rpc.channel import open_channel
+from towline.rpc.status import to_error
+from towline.v1 import runs_pb2, runs_pb2_grpc
+
+__all__ = ["NoQueue", "QueueClient", "RunReferences", "run_references"]
+
+_DEADLINE: Final = timedelta(seconds=5)
+
+
+class RunReferences(Protocol):
+    """Knows which runs refer to job versions."""
+
+    def check_known(self) -> None:
+        """Check that it can be asked at all.
+
+        Raises:
+            FailedPrecondition: It cannot; reason NO_QUEUE_ADDRESS.
+        """
+        ...
+
+    async def is_there(self, run: str) -> bool:
+        """Say whether there is a run "runs/{run}"; where that cannot be asked, it is taken to be.
+
+        Raises:
+            Unavailable: The queue service gave no answer; reason QUEUE_UNAVAILABLE.
+        """
+        ...
+
+    async def run_of(self, job_version: str) -> str | None:
+        """Find a run that refers to "jobs/{job}/versions/{version}"; None: there is none.
+
+        Raises:
+            FailedPrecondition: It cannot be asked; reason NO_QUEUE_ADDRESS.
+            Unavailable: The queue service gave no answer; reason QUEUE_UNAVAILABLE.
+        """
+        ...
+
+
+class QueueClient:
+    """RunReferences of a queue service.
+
+    Args:
+        channel: To the queue service.
+        address: Where it listens, for messages.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self._runs: runs_pb2_grpc.RunServiceAsyncStub = runs_pb2_grpc.RunServiceStub(channel)
+        self._peer = f"the queue service ({address})"
+
+    def check_known(self) -> None:
+        """See RunReferences."""
+
+    async def is_there(self, run: str) -> bool:
+        """See RunReferences."""
+        request = runs_pb2.GetRunRequest(name=run)
+        try:
+            with self._translated():
+                await self._runs.GetRun(request, timeout=_DEADLINE.total_seconds())
+        except NotFound:
+            return False
+        return True
+
+    async def run_of(self, job_version: str) -> str | None:
+        """See RunReferences."""
+        token = ""
+        while True:
+            request = runs_pb2.ListRunsRequest(
+                filter=runs_pb2.RunFilter(job=job_version), page_size=1, page_token=token
+            )
+            with self._translated():
+                page = await self._runs.ListRuns(request, timeout=_DEADLINE.total_seconds())
+            if page.runs:
+                return page.runs[0].name
+            token = page.next_page_token
+            if not token:
+                return None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as call:
+            error = to_error(call, peer=self._peer)
+            if isinstance(error, Unavailable | DeadlineExceeded):
+                raise Unavailable(error.message, reason="QUEUE_UNAVAILABLE") from call
+            raise error from call
+
+
+class NoQueue:
+    """RunReferences where nobody said where the queue service is."""
+
+    def check_known(self) -> None:
+        """See RunReferences."""
+        raise FailedPrecondition(
+            "the registry cannot ask which runs refer to a job version, so it deletes none; "
+            "set TOWLINE_REGISTRY_QUEUE_ADDRESS to where the queue service listens",
+            reason="NO_QUEUE_ADDRESS",
+        )
+
+    async def is_there(self, run: str) -> bool:  # noqa: ARG002 - see RunReferences
+        """See RunReferences."""
+        return True
+
+    async def run_of(self, job_version: str) -> str | None:  # noqa: ARG002 - see RunReferences
+        """See RunReferences."""
+        self.check_known()
+        return None
+
+
+@asynccontextmanager
+async def run_references(address: str) -> AsyncIterator[RunReferences]:
+    """Give a client of the queue service at `address`, connected when first used; empty: there is none."""
+    if not address:
+        yield NoQueue()
+        return
+    async with open_channel(address) as channel:
+        yield QueueClient(channel, address)
