@@ -28,7 +28,7 @@ async def measure_fleet(channel: grpc.aio.Channel, nodes: int) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="towline-bench-") as place, engines(nodes, BASE) as urls:
         folder = Path(place)
         with container_registry(folder / "images") as images:
-            async with AsyncExitStack() as stack:
+            async with AsyncExitStack() as stack, asyncio.TaskGroup() as pushes:
                 sides: list[TowlineSide] = []
                 for number, url in enumerate(urls):
                     engine = await stack.enter_async_context(connecting(url))
@@ -36,7 +36,7 @@ async def measure_fleet(channel: grpc.aio.Channel, nodes: int) -> dict[str, Any]
                     records = ImageRecords(channel, "the registry", images.repository(), agent)
                     work = folder / agent.rpartition("/")[2]
                     work.mkdir()
-                    shared = SharedImages(engine, records)
+                    shared = SharedImages(engine, records, pushes)
                     sides.append(
                         await stack.enter_async_context(opened(engine, channel, work, shared, "host"))
                     )

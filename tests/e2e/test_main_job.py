@@ -17,7 +17,7 @@ import json, os, sys
 import towline
 import yaml
 
-run = towline.init(job="fit", config={"lr": 0.1, "layers": {"count": 2, "width": 8}, "name": "plain"})
+run = towline.init(job="repeated", config={"lr": 0.1, "layers": {"count": 2, "width": 8}, "name": "plain"})
 print("lr", run.config.lr, "count", run.config.layers.count, "width", run.config.layers.width)
 print("to stderr", file=sys.stderr)
 sys.stdout.flush()
@@ -31,7 +31,7 @@ sys.stdout.buffer.write(bytes(range(256)) + b"\\nno newline at the end")
 def test_recorded_run_is_repeated_with_other_parameters(
     client: Client, record: Callable[..., str], tmp_path: Path
 ) -> None:
-    job = record("fit", SCRIPT)
+    job = record("repeated", SCRIPT)
 
     first = client.runs.wait(client.runs.submit(submission(job, lr=0.5, layers={"width": 16})).name)
     second = client.runs.wait(client.runs.submit(submission(job, name="unchanged")).name)

@@ -227,6 +227,8 @@ log("4", json.dumps({"name": "empty", "type": "model"}))
 log("5", json.dumps({"name": "good", "type": "model", "aliases": None}), a="x")
 log("odd", json.dumps({"name": "odd", "type": "model"}), a="x")
 os.symlink("/etc/passwd", artifacts / "5/files/link")
+log("6", json.dumps({"name": "six", "type": "model", "aliases": 5}), a="x")
+log("7", "[" * 100_000, a="x")
 print("done")
 """
 
@@ -255,7 +257,7 @@ async def test_malformed_results_are_left_out_with_a_line_and_never_fail_a_run(
         assert output == "done"
         if problem:
             assert notes.pop(0).startswith(f"towline: its summary is left out: it {problem}")
-        broken, wrong, refused, empty, link = notes
+        broken, wrong, refused, empty, link, no_aliases, deep = notes
         assert broken.startswith("towline: the logged artifact 1 is not kept: ")
         assert (
             wrong == "towline: the logged artifact 2 is not kept: its manifest has ['x'] where a word belongs"
@@ -265,7 +267,25 @@ async def test_malformed_results_are_left_out_with_a_line_and_never_fail_a_run(
         )
         assert empty == "towline: the artifact artifacts/empty is not kept: it has no files"
         assert link == "towline: 'link' is not kept: only files and folders are"
+        assert no_aliases.endswith("6 is not kept: its manifest has 5 where a list of aliases belongs")
+        assert deep.endswith("7 is not kept: its manifest nests deeper than 64")
         assert result.log_size == len(peer.output(grant))
+
+
+async def test_manifests_that_do_not_end_are_not_held(place: Place, peer: LeasePeer) -> None:
+    program = """
+import os, pathlib
+for number in range(70):
+    folder = pathlib.Path(os.environ["TOWLINE_ARTIFACTS"], str(number))
+    folder.mkdir()
+    (folder / "manifest.json").write_text(" " * 256 * 1024)
+"""
+    async with place.registry():
+        await place.start_agent()
+        result = await peer.finish_of(await peer.grant(python_spec(program)))
+        assert result.failure.cause == runs_pb2.FAILURE_CAUSE_CONTROL_PLANE
+        assert result.exit_code == 0
+        assert "put metadata into files" in result.failure.message
 
 
 async def test_an_agent_killed_while_it_keeps_results_makes_them_once(place: Place, peer: LeasePeer) -> None:

@@ -60,14 +60,28 @@ def _small_image() -> str:
     return _SMALL
 
 
+async def pushed(images: ContainerRegistry, count: int) -> list[str]:
+    """Wait until so many images are in a container registry; gives their digests."""
+
+    async def there() -> bool:
+        return len(images.manifests()) == count
+
+    await eventually_async(there)
+    return images.manifests()
+
+
 class Node:
     """An agent of the fleet; all share one engine here, so each has tags of its own."""
 
-    def __init__(self, engine: DockerEngine, registry: Registry, repository: str) -> None:
+    def __init__(
+        self, engine: DockerEngine, registry: Registry, repository: str, background: asyncio.TaskGroup
+    ) -> None:
         self.engine = engine
         self.name = uuid4().hex
         agent = AgentName(f"agents/{self.name}")
-        self.shared = SharedImages(engine, ImageRecords(registry.channel, "the registry", repository, agent))
+        self.shared = SharedImages(
+            engine, ImageRecords(registry.channel, "the registry", repository, agent), background
+        )
         self.tag = f"towline/test-sharing:{self.name}"
         self.told: list[str] = []
         self.builds = 0
@@ -104,12 +118,12 @@ class Node:
 class Fleet:
     """Nodes, and the removal of what they have made."""
 
-    def __init__(self, engine: DockerEngine, registry: Registry) -> None:
-        self._engine, self._registry = engine, registry
+    def __init__(self, engine: DockerEngine, registry: Registry, background: asyncio.TaskGroup) -> None:
+        self._engine, self._registry, self._background = engine, registry, background
         self.nodes: list[Node] = []
 
     def node(self, repository: str) -> Node:
-        self.nodes.append(Node(self._engine, self._registry, repository))
+        self.nodes.append(Node(self._engine, self._registry, repository, self._background))
         return self.nodes[-1]
 
     def forget_images(self) -> None:
@@ -120,8 +134,8 @@ class Fleet:
 
 @pytest.fixture
 async def fleet(registry: Registry) -> AsyncIterator[Fleet]:
-    async with connecting(None) as engine:
-        made = Fleet(engine, registry)
+    async with connecting(None) as engine, asyncio.TaskGroup() as background:
+        made = Fleet(engine, registry, background)
         yield made
         made.forget_images()
 
@@ -193,12 +207,12 @@ async def test_an_image_that_is_gone_from_its_registry_is_built_and_pushed_again
     first, second = fleet.node(images.repository()), fleet.node(images.repository())
     content = uuid4().hex
     await first.get(content)
-    (lost,) = images.manifests()
+    (lost,) = await pushed(images, 1)
     fleet.forget_images()
     images.lose(lost)
     _, outcome = await second.get(content)
     assert outcome == BUILT
-    assert images.manifests() not in ([], [lost])
+    assert await pushed(images, 1) != [lost]
     fleet.forget_images()
     _, outcome = await first.get(content)
     assert outcome == PULLED
@@ -218,17 +232,23 @@ async def test_a_registry_with_a_login_gets_it_from_the_file_of_dockers_client(
     registry: Registry, tmp_path: Path, *, tls: bool
 ) -> None:
     with container_registry(tmp_path / "closed", tls=tls, auth="htpasswd") as images:
-        async with connecting(None, Credentials(images.login_file())) as engine:
-            fleet = Fleet(engine, registry)
+        async with (
+            connecting(None, Credentials(images.login_file())) as engine,
+            asyncio.TaskGroup() as background,
+        ):
+            fleet = Fleet(engine, registry, background)
             first, second = fleet.node(images.repository()), fleet.node(images.repository())
             content = uuid4().hex
             await first.get(content)
-            assert len(images.manifests()) == 1
+            await pushed(images, 1)
             fleet.forget_images()
             assert (await second.get(content))[1] == PULLED
             fleet.forget_images()
-        async with connecting(None, Credentials(tmp_path / "none.json")) as engine:
-            stranger = Fleet(engine, registry).node(images.repository())
+        async with (
+            connecting(None, Credentials(tmp_path / "none.json")) as engine,
+            asyncio.TaskGroup() as background,
+        ):
+            stranger = Fleet(engine, registry, background).node(images.repository())
             assert (await stranger.get(content))[1] == BUILT
             assert any("cannot be pulled" in line for line in stranger.told)
             docker("rmi", "--force", stranger.tag)

@@ -182,7 +182,7 @@ async def test_an_attempt_whose_container_is_made_during_the_sweep(ours: Node) -
                 young.append(await ours.make())
             return await engine.containers(labels)
 
-    ours.engine = MakesOneMeanwhile(engine._client)
+    ours.engine = MakesOneMeanwhile(engine._client, engine._credentials)
     async with ours.sweeping(lambda: [attempt for attempt, _ in young]):
         gone = container_name(orphan.grant.spec.run, 2)
         await eventually_async(lambda: _gone(ours, gone), within=20)

@@ -3,17 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import grpc
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from towline.errors import Aborted, InvalidArgument, NotFound
 from towline.rpc.channel import open_channel
 from towline.service.postgres import connecting, transaction
 from towline.v1 import images_pb2, images_pb2_grpc, runs_pb2
-from towline_registry.servicers.images import BUILD_TTL
+from towline_registry.servicers.images import BUILD_TTL, ImageServicer
 from towline_testing.registry import Registry, digest_of, refused, registry_service, registry_settings
 from towline_testing.waiting import eventually_async
 
@@ -177,6 +178,41 @@ async def test_an_image_that_is_gone_is_built_again_once(agents: list[Agent]) ->
     assert await agents[1].lease() == 2
     unknown = images_pb2.ImageKey(repository=REPOSITORY, digest=digest_of(b"unknown"))
     assert isinstance(await refused(agents[1].forget(key=unknown)), NotFound)
+
+
+async def test_who_waits_for_one_build_is_not_woken_by_others(registry: Registry, database_url: str) -> None:
+    async with connecting(database_url) as engine:
+        servicer = ImageServicer(engine)
+        context = cast("grpc.ServicerContext", None)  # not looked at
+
+        def asked(digest: str, builder: str) -> AsyncIterator[images_pb2.ObtainImageResponse]:
+            key = images_pb2.ImageKey(repository=REPOSITORY, digest=digest)
+            request = images_pb2.ObtainImageRequest(key=key, builder=builder, build_id=builder)
+            return servicer.ObtainImage(request, context)
+
+        other = digest_of(b"other")
+        await anext(asked(KEY.digest, "agents/builder"))
+        await anext(asked(other, "agents/builder"))
+        waiting = asked(KEY.digest, "agents/waiting")
+        await anext(waiting)
+        looks = 0
+
+        def count(*_: object) -> None:
+            nonlocal looks
+            looks += 1
+
+        key = images_pb2.ImageKey(repository=REPOSITORY, digest=other)
+        async with asyncio.TaskGroup() as group:
+            rest = group.create_task(anext(waiting))
+            event.listen(engine.sync_engine, "begin", count)
+            for number in range(50):
+                renewal = images_pb2.RenewImageBuildRequest(key=key, epoch=1, detail=str(number))
+                await servicer.RenewImageBuild(renewal, context)
+            assert looks < 75, "one for each renewal, and some that were due"
+            await servicer.FinishImageBuild(
+                images_pb2.FinishImageBuildRequest(key=KEY, epoch=1, reference=REFERENCE), context
+            )
+        assert rest.result().image.reference == REFERENCE
 
 
 async def test_two_replicas_hand_out_one_lease(registry: Registry, database_url: str, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ towline.init({"lr": 1}, config_files=files)
     problems = [line for line in done.stderr.splitlines() if "is no parameter" in line]
     assert len(problems) == 3
     assert "there is a parameter lr already" in problems[0]
-    assert "it is not in the snapshot" in problems[1]
+    assert "it does not exist" in problems[1]
     assert "it is another parameter's file already" in problems[2]
     spec = client.jobs.get(f"{project.root.name}-train").spec
     assert json.loads(spec.config_json) == {"lr": 1, "model": {"width": 8, "layers": [1, 2]}}

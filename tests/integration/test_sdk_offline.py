@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from towline.cli import tracking
 from towline.client import Client
 from towline_testing.checkouts import git_checkout, program_environment
 from towline_testing.command import towline
@@ -151,6 +152,15 @@ def test_a_record_that_another_sync_works_on_is_left_to_it(project, variables, s
             os.killpg(other.pid, signal.SIGKILL)
     assert (done.returncode, done.stdout) == (0, "")
     assert records(tmp_path) == [record]
+
+
+def test_a_record_that_another_sync_has_just_sent_is_no_problem(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("TOWLINE_OFFLINE_DIR", str(tmp_path / "offline"))
+    half = tmp_path / "half"
+    half.mkdir()
+    monkeypatch.setattr("towline.capture.records.kept", lambda: [tmp_path / "gone", half])
+    assert tracking.sync() == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_where_no_record_can_be_kept_it_stays_in_the_temporary_folder(project, variables, sync, tmp_path):

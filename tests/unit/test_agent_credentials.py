@@ -50,6 +50,8 @@ async def test_without_a_file_or_a_login_nobody_is_named(file: Path) -> None:
     assert await login(file) == {}
     write(file, auths={"other:5000": {"auth": "eDp5"}})
     assert await login(file) == {}
+    write(file, auths={"images:5000": None}, credHelpers=None)
+    assert await login(file) == {}
 
 
 async def test_a_password_may_have_colons_and_a_token_goes_first(file: Path) -> None:
@@ -78,7 +80,18 @@ async def test_a_helper_is_asked(file: Path, tmp_path: Path, monkeypatch: pytest
         await login(file, "debian")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"auths": {"images:5000": {"auth": "%%"}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"auths": []}',
+        '{"auths": {"images:5000": "me"}}',
+        '{"auths": {"images:5000": {"auth": "%%"}}}',
+        '{"auths": {"images:5000": {"auth": 1}}}',
+        '{"credHelpers": "test"}',
+    ],
+)
 async def test_a_file_that_is_wrong_is_named(file: Path, text: str) -> None:
     replace(file, text)
     with pytest.raises(InvalidArgument, match=re.escape(str(file))):

@@ -192,3 +192,17 @@ def test_credentials_never_show(step: int) -> None:
     shown = b"".join(redactor.feed(log[start : start + step]) for start in range(0, len(log), step))
     shown += redactor.end()
     assert shown == b"get https://****@host/simple\nfailed: ****, again ****\nend me"
+
+
+@given(st.integers(60, 80))
+def test_of_a_log_without_newlines_little_is_held_back_and_no_credential_shows(before: int) -> None:
+    redactor = Redactor(["https://me:s3cret@host/simple"])
+    log = b"x" * (64 * 1024 - 70 + before) + b"me:s3cret" + b"y" * 100_000 + b"s3cret"
+    pieces = (log[start : start + 50] for start in range(0, len(log), 50))
+    shown, held = b"", 0
+    for number, piece in enumerate(pieces):
+        shown += redactor.feed(piece)
+        held = max(held, 50 * (number + 1) - len(shown))
+    assert held < 64 * 1024 + 100
+    shown += redactor.end()
+    assert shown == log.replace(b"me:s3cret", b"****").replace(b"s3cret", b"****")

@@ -56,9 +56,9 @@ def _path(file: str, snapshot: Snapshot) -> str:
     if PurePosixPath(path).suffix not in _SUFFIXES:
         raise ValueError(f"its name must end in one of {', '.join(_SUFFIXES)}")
     if path not in snapshot.paths:
-        raise ValueError(
-            snapshot.left_out.get(path) or "it is not in the snapshot; does an ignore file name it?"
-        )
+        there = place.exists()
+        why = "it is not in the snapshot; does an ignore file name it?" if there else "it does not exist"
+        raise ValueError(snapshot.left_out.get(path) or why)
     return path
 
 

@@ -1,7 +1,8 @@
 """The process that brings an artifact version into this machine's cache for `run.use_artifact`.
 
 It reads one JSON object from standard input and writes one to standard output: the version and the folder of
-its files, or an error. The folder appears as a whole, and its files are read-only: programs share it.
+its files, or an error. The folder appears as a whole, its files are read-only: programs share it. Root can
+write to them all the same, so each use looks whether they are as they were left, and brings back what is not.
 """
 
 import fcntl
@@ -9,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def _fetch(asked: Mapping[str, Any]) -> dict[str, Any]:
         name, folder = _current(asked["artifact"], cache)
     except (Unavailable, DeadlineExceeded):
         link = cache / asked["artifact"].replace("/versions/", "/")
-        if not (re.search(r"/v\d+$", asked["artifact"]) and link.is_dir()):  # an alias may have moved
+        if not (re.search(r"/v\d+$", asked["artifact"]) and _is_intact(link.resolve())):  # an alias may move
             raise
         name, folder = asked["artifact"], link.resolve()
     return {"artifact": name, "folder": str(folder)}
@@ -59,19 +60,48 @@ def _current(artifact: str, cache: Path) -> tuple[str, Path]:
         parent, version = split_version(ArtifactVersionName(found.name))
         digest = found.digest.removeprefix("sha256:")
         folder = cache / "contents" / digest
-        if not folder.is_dir():
+        if not _is_intact(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             # Several programs may want it at once: one downloads, the others wait. What it leaves when it is
             # interrupted is what the next one goes on with.
             with folder.with_name(f".{digest}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not folder.is_dir():
-                    part = folder.with_name(f".{digest}.part")
-                    client.artifacts.download(found.name, part)
+                if not _is_intact(folder):
+                    # In place, as programs may be reading it: each file that differs is replaced as a whole.
+                    part = folder if folder.is_dir() else folder.with_name(f".{digest}.part")
+                    files = client.artifacts.download(found.name, part).files
                     _protect(part)
-                    part.rename(folder)
+                    _note(folder, part, (file.path for file in files))
+                    if part != folder:
+                        part.rename(folder)
         _point(cache / parent / version, folder)
         return found.name, folder
+
+
+def _notes(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.files.json")
+
+
+def _note(folder: Path, part: Path, paths: Iterable[str]) -> None:
+    """Remember how the files looked when they had been checked."""
+    notes = _notes(folder)
+    new = notes.with_name(f"{notes.name}.new")
+    new.write_text(json.dumps({path: _look(part / path) for path in paths}))
+    new.replace(notes)
+
+
+def _is_intact(folder: Path) -> bool:
+    """Say whether the folder is there and nobody has written to its files; what lies beside them may stay."""
+    try:
+        noted = json.loads(_notes(folder).read_bytes())
+        return folder.is_dir() and all(_look(folder / path) == look for path, look in noted.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _look(path: Path) -> list[int]:
+    status = path.lstat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _point(link: Path, folder: Path) -> None:

@@ -63,7 +63,7 @@ def sync(
     for folder in folders:
         try:
             sent.append(_send(folder, as_json=json))
-        except BlockingIOError:  # another `towline sync`, or its recorder
+        except (BlockingIOError, FileNotFoundError):  # another `towline sync`, or its recorder
             continue
         except TowlineError as error:
             first = first or error
@@ -82,13 +82,16 @@ def _send(folder: Path, *, as_json: bool) -> str:
 
     Raises:
         BlockingIOError: Somebody else works on it.
+        FileNotFoundError: Somebody else has sent it meanwhile.
         TowlineError: It cannot be read or sent.
     """
     from towline.capture import records
     from towline.capture.sending import send
     from towline.names import short
+    from towline.runtime import spool
 
     with records.Work(folder):
+        (folder / spool.RECORD).stat()
         record = records.Record.read(folder)
         try:
             sent = connected(lambda client: send(client, folder, record))

@@ -52,8 +52,8 @@ def _finite(text: str) -> float:
 def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for index, key in enumerate(keys) if key in keys[:index])
+        left = dict.fromkeys(result, 1)
+        twice = next(key for key, _ in pairs if not left.pop(key, 0))
         raise ValueError(f"has the key {twice!r} twice in one object")
     return result
 

@@ -132,7 +132,7 @@ class _Agent:
         if not repository:
             return None
         records = ImageRecords(to_registry, peer, repository, self._settings.agent_name)
-        return SharedImages(self._engine, records)
+        return SharedImages(self._engine, records, self._root)
 
     def _engine_changed(self) -> None:
         self._node.engine_changed()

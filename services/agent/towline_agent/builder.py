@@ -236,17 +236,25 @@ class DockerImages:
         job, _ = names.split_version(names.JobVersionName(build.spec.job_version))
         key = replace(build.key, lock=locked.digest if locked else "")
         ancestor = ancestors.closest(key, job, await self._ancestors())
-        refused = await self._install(build, locked, tag, ancestor)
-        if refused is not None and ancestor is not None:
-            await build.log.write(b"towline: starting anew, on the base image\n")
-            ancestor = None
-            refused = await self._install(build, locked, tag, ancestor)
-        if refused is not None:
-            return refused
+        if ancestor is None or not await self._descends(build, tag, ancestor):
+            refused = await self._install(build, locked, tag, None)
+            if refused is not None:
+                return refused
         facts = await self._engine.image(tag)
         if facts is None:
             return failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, _VANISHED.format(tag))
         return facts
+
+    async def _descends(self, build: "_Build", tag: str, ancestor: Ancestor) -> bool:
+        """Make an environment image of another one; False: it is to be made of the base image."""
+        try:
+            done = await self._install(build, None, tag, ancestor) is None
+        except NotFound as error:  # somebody has removed the other one since it was listed
+            await build.log.write(f"towline: {error.message}\n".encode())
+            done = False
+        if not done:
+            await build.log.write(b"towline: starting anew, on the base image\n")
+        return done
 
     async def _ancestors(self) -> list[Ancestor]:
         found = await self._engine.images({ancestors.LABEL_ENVIRONMENT: ""})

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import json
 import os
 from collections.abc import Mapping
@@ -54,17 +53,17 @@ class Credentials:
 
     async def _login(self, registry: str) -> Mapping[str, str]:
         config = await asyncio.to_thread(self._read)
-        helper = config.get("credHelpers", {}).get(registry) or config.get("credsStore")
+        helper = self._table(config, "credHelpers").get(registry) or config.get("credsStore")
         if helper:
             return await self._ask(str(helper), registry)
-        entry = config.get("auths", {}).get(registry, {})
+        entry = self._table(self._table(config, "auths"), registry)
         if token := entry.get("identitytoken"):
             return {"identitytoken": token, "serveraddress": registry}
         if not (auth := entry.get("auth")):
             return {}
         try:
             user, colon, password = base64.b64decode(auth, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except (TypeError, ValueError):
             colon = ""
         if not colon:
             raise self._wrong(f"its login for {registry} is not base64 of user:password; log in again")
@@ -80,6 +79,14 @@ class Credentials:
         if not isinstance(config, dict):
             raise self._wrong("it is no JSON object")
         return config
+
+    def _table(self, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        found = config.get(name)
+        if found is None:
+            return {}
+        if not isinstance(found, dict):
+            raise self._wrong(f"its {name!r} is no JSON object")
+        return found
 
     async def _ask(self, helper: str, registry: str) -> Mapping[str, str]:
         program = f"docker-credential-{helper}"

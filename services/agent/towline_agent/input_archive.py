@@ -6,7 +6,6 @@ import tarfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from random import random
 from typing import Final
 
@@ -90,18 +89,18 @@ class InputArchive:
         yield bytes(2 * tarfile.BLOCKSIZE)
 
     async def _fetch(self, part: _Part) -> None:
-        head = b"".join(self._header(folder, None) for folder in part.folders)
+        members = [self._header(folder, None) for folder in part.folders]
         if len(part.files) == 1 and part.files[0].size_bytes > MAX_SMALL_BLOB_BYTES:
             (file,) = part.files
-            await part.pieces.put(head + self._header(file.path, file))
+            await part.pieces.put(b"".join([*members, self._header(file.path, file)]))
             await self._fetch_large(file, part.pieces)
         else:
             contents = await self._fetch_small(part.files)
             for file in part.files:
                 data = contents[file.digest]
-                head += self._header(file.path, file) + data + _padding(file)
+                members += [self._header(file.path, file), data, _padding(file)]
                 self._moved(len(data))
-            await part.pieces.put(head)
+            await part.pieces.put(b"".join(members))
         await part.pieces.put(None)
 
     async def _fetch_large(self, file: _File, pieces: "asyncio.Queue[bytes | None]") -> None:
@@ -162,7 +161,7 @@ class InputArchive:
 
 def _parts(files: Iterable[_File]) -> Iterator[_Part]:
     """Put small files together and leave each large one alone; folders come with the first file in them."""
-    known: set[PurePosixPath] = {PurePosixPath(".")}
+    known: set[str] = set()
     folders: list[str] = []
     batch: list[_File] = []
     size = 0
@@ -172,9 +171,7 @@ def _parts(files: Iterable[_File]) -> Iterator[_Part]:
         if batch and (large or full):
             yield _Part(folders, batch)
             folders, batch, size = [], [], 0
-        above = [folder for folder in PurePosixPath(file.path).parents if folder not in known]
-        known.update(above)
-        folders += [str(folder) for folder in reversed(above)]
+        folders += _new_folders(file.path, known)
         if large:
             yield _Part(folders, [file])
             folders = []
@@ -183,6 +180,17 @@ def _parts(files: Iterable[_File]) -> Iterator[_Part]:
             size += file.size_bytes
     if batch:
         yield _Part(folders, batch)
+
+
+def _new_folders(path: str, known: set[str]) -> list[str]:
+    """Give the folders above a file that did not come before, from the outermost on; they are known then."""
+    new = []
+    folder = path.rpartition("/")[0]
+    while folder and folder not in known:
+        known.add(folder)
+        new.append(folder)
+        folder = folder.rpartition("/")[0]
+    return new[::-1]
 
 
 def _padding(file: _File) -> bytes:

@@ -18,6 +18,7 @@ from towline_agent.registry import FileSlice, Registry
 __all__ = ["FileList", "collect", "fetch", "outputs_request", "request_id", "upload"]
 
 _MOST_FILES: Final = 100_000
+_OUTPUTS: Final = "the outputs"
 # Each holds a few messages of 1 MiB in memory.
 _UPLOADS_AT_ONCE: Final = 16
 _NAMESPACE: Final = uuid.UUID("6a2f3d0e-8f0b-4f57-9e0e-3f1f4c8f8a55")
@@ -29,9 +30,11 @@ class FileList:
 
     Args:
         archive: The tar archive.
+        called: What they are to people, such as "the outputs".
     """
 
     archive: Path
+    called: str
     files: list[artifacts_pb2.ArtifactFile] = field(default_factory=list)
     contents: dict[str, FileSlice] = field(default_factory=dict)
     """By digest."""
@@ -45,9 +48,18 @@ class FileList:
         Args:
             member: It.
             path: Its path in the artifact.
+
+        Raises:
+            InvalidArgument: They are more than an artifact may have.
         """
         if member.isdir():
             return
+        # At once, and not when all are read: a program may leave more than there is memory for.
+        if len(self.files) + len(self.skipped) == _MOST_FILES:
+            raise InvalidArgument(
+                f"{self.called} are more than {_MOST_FILES} files; pack them into archives",
+                reason="TOO_MANY_OUTPUTS",
+            )
         try:
             path.encode()
         except UnicodeEncodeError:
@@ -72,13 +84,8 @@ class FileList:
             return
         self.files.append(file)
 
-    def finish(self, called: str) -> None:
-        """Bring the files into order; InvalidArgument if they are more than an artifact may have."""
-        if len(self.files) > _MOST_FILES:
-            raise InvalidArgument(
-                f"{called} are {len(self.files)} files, more than {_MOST_FILES}; pack them into archives",
-                reason="TOO_MANY_OUTPUTS",
-            )
+    def sort(self) -> None:
+        """Bring the files into the order of their paths."""
         self.files.sort(key=lambda file: file.path)
 
 
@@ -106,7 +113,7 @@ async def collect(engine: Engine, container: ContainerId, target: Path) -> FileL
         NotFound: The container is gone.
     """
     if not await fetch(engine, container, OUTPUTS, target):
-        return FileList(target)
+        return FileList(target, _OUTPUTS)
     return await asyncio.to_thread(_list, target)
 
 
@@ -150,11 +157,11 @@ def request_id(spec: runs_pb2.LaunchSpec, epoch: int, *more: str) -> str:
 
 
 def _list(path: Path) -> FileList:
-    found = FileList(path)
+    found = FileList(path, _OUTPUTS)
     with tarfile.open(path, mode="r:") as archive:
         for member in archive:
             found.add(member, str(PurePosixPath(*PurePosixPath(member.name).parts[1:])))
-    found.finish("the outputs")
+    found.sort()
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from towline.errors import NotFound
+from towline.errors import InvalidArgument, NotFound
 from towline.requests.json_values import parse
 from towline.runtime.artifacts import FILES, MANIFEST
 from towline.v1 import artifacts_pb2, runs_pb2
@@ -23,6 +23,10 @@ __all__ = ["Logged", "Summary", "collect_logged", "read_summary"]
 
 _MOST_SUMMARY_BYTES: Final = 64 * 1024
 _MOST_MANIFEST_BYTES: Final = 256 * 1024
+# Of all of them: they are in memory until the last artifact is made.
+_MOST_MANIFESTS_BYTES: Final = 16 * 1024 * 1024
+_MOST_LOGGED: Final = 10_000
+_FILES_OF_ONE: Final = "the files of a logged artifact"
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,21 @@ class Logged:
         Raises:
             ValueError: Its manifest is malformed.
         """
-        said = json.loads(self.manifest)
+        try:
+            said = parse(self.manifest.decode())
+        except ValueError as error:
+            raise ValueError(f"its manifest {error}") from None
         if not isinstance(said, dict):
             raise ValueError("its manifest is no JSON object")
+        aliases = said.get("aliases") or []
+        if not isinstance(aliases, list):
+            raise ValueError(f"its manifest has {aliases!r:.80} where a list of aliases belongs")
         metadata = said.get("metadata")
         return artifacts_pb2.CreateArtifactVersionRequest(
             request_id=request_id(spec, epoch, "artifacts", self.number),
             artifact=f"artifacts/{_text(said, 'name')}",
             type=_text(said, "type"),
-            aliases=[_word(alias) for alias in said.get("aliases") or ()],
+            aliases=[_word(alias) for alias in aliases],
             metadata_json=json.dumps(metadata, allow_nan=False) if metadata else "",
             producer_run=spec.run,
             producer_job_version=spec.job_version,
@@ -106,7 +116,7 @@ def _text(said: dict[str, Any], name: str) -> str:
 
 def _word(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable():
-        raise ValueError(f"its manifest has {value!r} where a word belongs")
+        raise ValueError(f"its manifest has {value!r:.80} where a word belongs")
     return value
 
 
@@ -116,7 +126,7 @@ async def collect_logged(engine: Engine, container: ContainerId, target: Path) -
     A folder without a manifest is that of a program which ended while it wrote; it is left out.
 
     Raises:
-        InvalidArgument: One has more files than an artifact may have.
+        InvalidArgument: One has more files than an artifact may have, or there are too many of them.
     """
     try:
         if not await fetch(engine, container, ARTIFACTS, target):
@@ -129,6 +139,7 @@ async def collect_logged(engine: Engine, container: ContainerId, target: Path) -
 def _list(path: Path) -> list[Logged]:
     lists: dict[str, FileList] = {}
     manifests: dict[str, bytes] = {}
+    held = 0
     with tarfile.open(path, mode="r:") as archive:
         for member in archive:
             _, *parts = PurePosixPath(member.name).parts
@@ -138,12 +149,20 @@ def _list(path: Path) -> list[Logged]:
             if kind == MANIFEST and member.isreg() and member.size <= _MOST_MANIFEST_BYTES:
                 file = archive.extractfile(member)
                 manifests[number] = file.read() if file else b""
+                held += member.size
             elif kind == FILES and rest:
-                lists.setdefault(number, FileList(path)).add(member, str(PurePosixPath(*rest)))
+                found = lists.setdefault(number, FileList(path, _FILES_OF_ONE))
+                found.add(member, str(PurePosixPath(*rest)))
+            if held > _MOST_MANIFESTS_BYTES or len(lists) > _MOST_LOGGED:
+                raise InvalidArgument(
+                    f"more than {_MOST_LOGGED} artifacts were logged, or manifests of more than "
+                    f"{_MOST_MANIFESTS_BYTES} bytes; log fewer, and put metadata into files",
+                    reason="TOO_MANY_OUTPUTS",
+                )
     logged = [
-        Logged(number, manifests[number], lists.get(number, FileList(path)))
+        Logged(number, manifests[number], lists.get(number, FileList(path, _FILES_OF_ONE)))
         for number in sorted(manifests, key=int)
     ]
     for each in logged:
-        each.found.finish("the files of a logged artifact")
+        each.found.sort()
     return logged

@@ -1,5 +1,6 @@
 """Images as tests have them built: on the machine's engine, from a registry, by a builder of a test's own."""
 
+import asyncio
 import io
 import os
 import tarfile
@@ -37,9 +38,12 @@ class Log:
 class Builds:
     """A builder with settings of a test's own; what it makes is removed at the end."""
 
-    def __init__(self, engine: DockerEngine, registry: Registry, work: Path) -> None:
+    def __init__(
+        self, engine: DockerEngine, registry: Registry, work: Path, background: asyncio.TaskGroup
+    ) -> None:
         work.mkdir()
         self.engine, self.registry, self.work = engine, registry, work
+        self.background = background
         self.name = uuid4().hex
         self.log = Log()
         self.told: list[str] = []
@@ -66,7 +70,7 @@ class Builds:
         if self.repository:
             agent = AgentName(f"agents/{self.name}")
             records = ImageRecords(self.registry.channel, "the registry", self.repository, agent)
-            shared = SharedImages(self.engine, records)
+            shared = SharedImages(self.engine, records, self.background)
         return DockerImages(self.engine, sources, packages, settings, shared)
 
     async def source(self, **files: str) -> tuple[str, int]:
@@ -110,11 +114,12 @@ async def building(postgres: PostgresServer, folder: Path) -> AsyncIterator[Buil
         registry_service(registry_settings(postgres.url(name), folder)) as registry,
         connecting(None) as engine,
     ):
-        made = Builds(engine, registry, folder / "work")
-        yield made
+        async with asyncio.TaskGroup() as background:
+            made = Builds(engine, registry, folder / "work", background)
+            yield made
         assert not made.left_over()
         assert not dangling() - before
-        for image in set(made.made):
+        for image in dict.fromkeys(reversed(made.made)):
             docker("rmi", "--force", image)
 
 

@@ -41,6 +41,7 @@ __all__ = [
 # Marks the throw-away container; images made from it carry it with an empty value.
 LABEL_BUILDER: Final = "towline.builder"
 _VENV: Final = "/opt/venv"
+_LONGEST_LINE: Final = 64 * 1024
 _WHEEL: Final = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._]*-[A-Za-z0-9._!+]+(-[0-9][A-Za-z0-9_.]*)?(-[A-Za-z0-9_.]+){3}\.whl"
 )
@@ -86,6 +87,21 @@ for folder in ("/home/towline", "{WORKSPACE}"):
 """
 
 
+# What was compiled of modules that are gone.
+_ORPHANS: Final = f"""\
+import os
+
+for folder, _, files in os.walk("{_VENV}", topdown=False):
+    around, name = os.path.split(folder)
+    if name == "__pycache__":
+        for file in files:
+            if not os.path.exists(os.path.join(around, file.partition(".")[0] + ".py")):
+                os.remove(os.path.join(folder, file))
+        if not os.listdir(folder):
+            os.rmdir(folder)
+"""
+
+
 @dataclass(frozen=True)
 class Indexes:
     """Package indexes of an agent, credentials and all."""
@@ -127,16 +143,18 @@ def build_files(
     lines += [_wheel_line(wheel) for wheel in environment.wheels]
     steps = ["python3 /towline/user.py"]
     steps += [f"$uv venv --python {shlex.quote(python_version(environment))} {_VENV}"]
+    more: dict[str, bytes] = {}
     if onto_another:
         steps = [f"$uv pip sync --python {_VENV} --compile-bytecode /towline/requirements.txt"]
+        steps.append("python3 /towline/orphans.py")
+        more = {"orphans.py": _ORPHANS.encode()}
     elif locked is not None:
         steps.append(locked.fetch)
     elif lines:
         steps.append(_install_listed(environment, lines))
-    more: dict[str, bytes] = {}
     if commits and locked is None:
         steps.append("python3 /towline/origins.py")
-        more = {"origins.py": repositories.ORIGINS.encode(), "origins.json": repositories.origins(commits)}
+        more |= {"origins.py": repositories.ORIGINS.encode(), "origins.json": repositories.origins(commits)}
     more |= {f"lock/{path}": content for path, content in (locked.files if locked else {}).items()}
     return {
         "install": "\n".join([_SETTINGS, *steps, ""]).encode(),
@@ -264,7 +282,10 @@ def image_config(base_environment: Sequence[str], labels: Mapping[str, str] | No
 
 
 class Redactor:
-    """Takes credentials out of a log, line by line, so that none is missed at the seam of two pieces."""
+    """Takes credentials out of a log, line by line, so that none is missed at the seam of two pieces.
+
+    A line without end is shown, too: what is held back of it is bounded.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
         logins = {url.partition("://")[2].partition("/")[0].rpartition("@")[0] for url in urls}
@@ -277,7 +298,13 @@ class Redactor:
         if not self._secrets:
             return data
         whole, newline, self._line = (self._line + data).rpartition(b"\n")
-        return self._clean(whole + newline)
+        shown = self._clean(whole + newline)
+        if len(self._line) > _LONGEST_LINE:
+            # All but what may be the beginning of a secret.
+            line = self._clean(self._line)
+            seam = len(line) - len(self._secrets[0]) + 1
+            shown, self._line = shown + line[:seam], line[seam:]
+        return shown
 
     def end(self) -> bytes:
         """Return the rest."""

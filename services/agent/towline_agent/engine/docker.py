@@ -1,33 +1,26 @@
-"""Docker's engine, through aiodocker: the one place that knows its errors and its wire."""
+"""Docker's engine, through aiodocker: the one place that knows its wire; its errors are in errors.py."""
 
 import asyncio
 import base64
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
 
-import aiohttp
-from aiodocker import Docker, DockerError
+from aiodocker import Docker
 
-from towline.errors import (
-    AlreadyExists,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    TowlineError,
-    Unavailable,
-)
+from towline.errors import AlreadyExists, Internal, InvalidArgument, NotFound, Unavailable
 from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import ExitStatus, SentSignal
 from towline_agent.core.logframes import LogFrames
 from towline_agent.core.offsets import Skipper
 from towline_agent.credentials import Credentials, default_file
+from towline_agent.engine.errors import translated
 from towline_agent.engine.port import Container, ContainerId, ContainerState, Image, Volume
 
-__all__ = ["DockerEngine", "connecting", "translated"]
+__all__ = ["DockerEngine", "connecting"]
 
 _GIVES_NEWLINES_SINCE: Final = 26  # the oldest major release measured to do so
 _ANSWER_S: Final = 5.0
@@ -37,12 +30,6 @@ _CHUNK_BYTES: Final = 256 * 1024
 # aiodocker's own default socket search asserts that one exists; a stopped engine may have none.
 _DEFAULT_URL: Final = "unix:///var/run/docker.sock"
 _TAGGED: Final = re.compile(r"[:@][^/]*$")
-# Errors by status are about what the path names first.
-_MISSING: Final = {
-    "image": "IMAGE_NOT_FOUND",
-    "container": "CONTAINER_NOT_FOUND",
-    "volume": "VOLUME_NOT_FOUND",
-}
 
 
 @asynccontextmanager
@@ -376,35 +363,3 @@ def _moment(written: str) -> float | None:
     """Read a moment such as "2026-01-31T12:00:00.123456789Z"; that of the year 1 means never."""
     moment = datetime.fromisoformat(written)
     return moment.timestamp() if moment.year > 1 else None
-
-
-@contextmanager
-def translated(subject: str = "container") -> Iterator[None]:
-    """Turn every error of aiodocker and below into Towline's; see the port for which."""
-    try:
-        yield
-    except (DockerError, aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise _error(error, subject) from error
-
-
-def _error(error: Exception, subject: str) -> TowlineError:
-    if isinstance(error, DockerError):
-        return _by_status(error.status, error.message, subject)
-    detail = str(error) or type(error).__name__
-    return Unavailable(f"the Docker Engine does not answer: {detail}", reason="ENGINE_UNAVAILABLE")
-
-
-def _by_status(status: int, message: str, subject: str) -> TowlineError:
-    match status:
-        case 404:
-            return NotFound(message, reason=_MISSING[subject])
-        case 409:
-            return AlreadyExists(message, reason="CONTAINER_EXISTS")
-        case 400 | 403 | 413 | 422:
-            return InvalidArgument(message, reason="ENGINE_REFUSED")
-        case 900:
-            return Unavailable(f"the Docker Engine does not answer: {message}", reason="ENGINE_UNAVAILABLE")
-        case 503:
-            return Unavailable(message, reason="ENGINE_UNAVAILABLE")
-        case _:
-            return Internal(f"the Docker Engine failed: {message}", reason="ENGINE_FAILED")

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from random import uniform
 from typing import Final
+from weakref import WeakValueDictionary
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -51,8 +53,8 @@ class ImageServicer(ImageServiceServicer):
     def __init__(self, engine: AsyncEngine, ttl: timedelta = BUILD_TTL) -> None:
         self._engine = engine
         self._ttl = ttl
-        self._changed = asyncio.Condition()
-        """Notified when this replica has changed an image."""
+        self._changed: WeakValueDictionary[Key, asyncio.Condition] = WeakValueDictionary()
+        """Of the images that somebody waits for: notified when this replica has changed one."""
 
     async def ObtainImage(
         self, request: ObtainImageRequest, context: grpc.ServicerContext
@@ -60,6 +62,8 @@ class ImageServicer(ImageServiceServicer):
         """See images.proto."""
         key = core.key(request.key)
         asker = (core.builder(request.builder), core.build_id(request.build_id))
+        # Of its own for each image: a renewal is told to those who wait for that build, not to all.
+        changed = self._changed.setdefault(key, asyncio.Condition())
         waited_for: Building | None = None
         while True:
             async with transaction(self._engine) as connection:
@@ -70,16 +74,17 @@ class ImageServicer(ImageServiceServicer):
             if not isinstance(state, Building):
                 return
             waited_for = state
-            await self._change()
+            await _change(changed)
 
     async def RenewImageBuild(
         self, request: RenewImageBuildRequest, context: grpc.ServicerContext
     ) -> RenewImageBuildResponse:
         """See images.proto."""
         detail = request.detail[: core.MAX_DETAIL_CHARACTERS]
+        key = core.key(request.key)
         async with transaction(self._engine) as connection:
-            await images.renew(connection, core.key(request.key), request.epoch, detail, self._ttl)
-        await self._tell()
+            await images.renew(connection, key, request.epoch, detail, self._ttl)
+        await self._tell(key)
         return RenewImageBuildResponse(ttl=self._duration())
 
     async def FinishImageBuild(
@@ -96,7 +101,7 @@ class ImageServicer(ImageServiceServicer):
         failure = request.failure.SerializeToString() if outcome == "failure" else None
         async with transaction(self._engine) as connection:
             await images.finish(connection, key, request.epoch, pushed=pushed, failure=failure)
-        await self._tell()
+        await self._tell(key)
         return FinishImageBuildResponse()
 
     async def ForgetImage(
@@ -107,17 +112,10 @@ class ImageServicer(ImageServiceServicer):
             await images.forget(connection, core.key(request.key), request.reference)
         return ForgetImageResponse()
 
-    async def _change(self) -> None:
-        """Wait until something may have changed."""
-        try:
-            async with asyncio.timeout(_LOOK_AGAIN.total_seconds()), self._changed:
-                await self._changed.wait()
-        except TimeoutError:
-            return
-
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def _tell(self, key: Key) -> None:
+        if (changed := self._changed.get(key)) is not None:
+            async with changed:
+                changed.notify_all()
 
     def _duration(self) -> Duration:
         ttl = Duration()
@@ -138,6 +136,16 @@ class ImageServicer(ImageServiceServicer):
                         builder=state.builder, detail=state.detail, start_time=timestamp(state.start_time)
                     )
                 )
+
+
+async def _change(changed: asyncio.Condition) -> None:
+    """Wait until something may have changed."""
+    within = _LOOK_AGAIN.total_seconds() * uniform(0.8, 1.2)  # noqa: S311 - jitter
+    try:
+        async with asyncio.timeout(within), changed:
+            await changed.wait()
+    except TimeoutError:
+        return
 
 
 def _image(key: Key, pushed: Pushed) -> Image:
