@@ -243,6 +243,10 @@ def test_a_program_whose_tracker_is_killed_goes_on_and_is_recorded(client, proje
         text=True,
     ) as tracker:
         assert tracker.stdout.readline() == "ready\n"
+        # Only then does the recorder know what to record.
+        eventually(
+            lambda: [path for path in (tmp_path / "tmp").glob("*/*") if path.name != "lock"], within=30
+        )
         tracker.kill()
         tracker.wait()
         tracker.stdin.write("\n")
