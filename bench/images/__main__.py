@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from bench.images.builds import STEPS, measure_builds  # noqa: E402 - the path is set above
 from bench.images.fleet import measure_fleet  # noqa: E402 - likewise
 from bench.images.noop import measure_noop  # noqa: E402 - likewise
+from bench.parts import parts_of  # noqa: E402 - likewise
 from towline_agent.engine.docker import connecting  # noqa: E402 - likewise
 from towline_testing.postgres import EMBEDDED, PostgresServer, running_postgres  # noqa: E402 - likewise
 from towline_testing.registry import registry_service, registry_settings  # noqa: E402 - likewise
@@ -40,7 +41,7 @@ def main() -> None:
     with running_postgres(EMBEDDED, fsync=True) as postgres:
         if "noop" in given.only:
             results["noop"] = measure_noop(postgres, given.samples)
-        if set(given.only) & {"builds", "fleet"}:
+        if given.only & {"builds", "fleet"}:
             results |= asyncio.run(_images(given, postgres))
     headline = _headline(results)
     given.results.mkdir(parents=True, exist_ok=True)
@@ -112,19 +113,12 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--only", type=_parts, default=PARTS, help=f"of {','.join(PARTS)}")
+    add("--only", type=parts_of(PARTS), default=set(PARTS), help=f"of {','.join(PARTS)}")
     add("--results", type=Path, default=ROOT / "bench/results", help="folder for images.json")
     add("--rounds", type=int, default=3, help="of builds")
     add("--samples", type=int, default=20, help="of the run that does nothing")
     add("--nodes", type=int, default=4, help="of the fleet")
     return parser.parse_args()
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    parts = tuple(text.split(","))
-    if unknown := set(parts) - set(PARTS):
-        raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}")
-    return parts
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ os.environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from bench.queue import headline  # noqa: E402 - the path is set above
+from bench.parts import parts_of  # noqa: E402 - the path is set above
+from bench.queue import headline  # noqa: E402 - likewise
 from bench.queue.backlog import Backlog, measure_backlog  # noqa: E402 - likewise
 from bench.queue.comparison import Turn, compare  # noqa: E402 - likewise
 from bench.queue.machine import describe  # noqa: E402 - likewise
@@ -91,7 +92,7 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--peers", type=Path, help="Python that has requirements/bench.txt; without it, Towline alone")
     add("--against", type=Path, help="another checkout, with its .venv made")
-    add("--only", type=_parts, default=set(PARTS), help=f"of {','.join(PARTS)}")
+    add("--only", type=parts_of(PARTS), default=set(PARTS), help=f"of {','.join(PARTS)}")
     add("--results", type=Path, default=ROOT / "bench/results", help="folder for queue.json and queue.svg")
     add("--rounds", type=int, default=3)
     add("--runs", type=int, default=20_000, help="submitted and drained each time; thousands")
@@ -107,13 +108,6 @@ def _arguments() -> argparse.Namespace:
     add("--holders", type=int, default=10, help="one in so many agents holds an attempt when all reconnect")
     add("--idle-seconds", type=float, default=25.0)
     return parser.parse_args()
-
-
-def _parts(text: str) -> set[str]:
-    parts = set(text.split(","))
-    if unknown := parts - set(PARTS):
-        raise argparse.ArgumentTypeError(f"no such part: {', '.join(sorted(unknown))}")
-    return parts
 
 
 def _allow_files(most: int) -> None:

@@ -13,10 +13,11 @@ from typing import Final
 
 from towline.client import Client, Endpoints
 from towline_testing.chaos_engine import ContainerWatch, PrivateEngine
-from towline_testing.chaos_ground import Ground, free_port, make_jobs, service
+from towline_testing.chaos_ground import Ground, make_jobs, service
 from towline_testing.chaos_truth import Truth
 from towline_testing.chaos_world import Verdict, World
 from towline_testing.history import Kind
+from towline_testing.ports import free_port
 from towline_testing.postgres import EMBEDDED, PostgresServer, running_postgres
 from towline_testing.programs import Program
 

@@ -1,15 +1,35 @@
-"""An agent process and the queue service that a test plays for it."""
+"""An agent process, and the queue service that a test plays for it; a registry for the tests of a file."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from towline.client import Client, Endpoints
 from towline_testing.agent import AgentProcess
-from towline_testing.engine import (
-    remove_containers,
-)
+from towline_testing.engine import remove_containers
 from towline_testing.lease_peer import LeasePeer
+from towline_testing.postgres import PostgresServer
+from towline_testing.registries import shared_registry
+
+
+@pytest.fixture(scope="module")
+def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the file's registry keeps its bytes."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def endpoints(embedded_postgres: PostgresServer, registry_folder: Path) -> Iterator[Endpoints]:
+    """A registry for the tests of one file; nothing answers at the queue's address."""
+    with shared_registry(embedded_postgres, registry_folder) as endpoints:
+        yield endpoints
+
+
+@pytest.fixture(scope="module")
+def client(endpoints: Endpoints) -> Iterator[Client]:
+    with Client(endpoints) as client:
+        yield client
 
 
 @pytest.fixture

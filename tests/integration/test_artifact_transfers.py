@@ -4,7 +4,7 @@ import asyncio
 import filecmp
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid5
 
@@ -20,19 +20,10 @@ from towline.rpc.channel import open_channel
 from towline_testing.command import towline
 from towline_testing.cut import CuttingProxy, cutting_proxy
 from towline_testing.postgres import PostgresServer
-from towline_testing.registries import shared_registry
 from towline_testing.registry import Registry, start_process, upload_header, upload_messages
 from towline_testing.s3 import BUCKET, s3_server
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def endpoints(
-    embedded_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Endpoints]:
-    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
-        yield endpoints
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """`towline job create code --schema` and `--config-file`: what a submission may set, said by hand."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,21 +10,11 @@ import pytest
 from towline.client import Client, Endpoints
 from towline.v1 import jobs_pb2
 from towline_testing.command import towline
-from towline_testing.postgres import PostgresServer
-from towline_testing.registries import shared_registry
 
 if TYPE_CHECKING:
     import subprocess
 
 Create = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def endpoints(
-    embedded_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Endpoints]:
-    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
-        yield endpoints
 
 
 @pytest.fixture

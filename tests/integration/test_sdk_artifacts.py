@@ -2,29 +2,19 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import towline
-from towline.client import Client
-from towline.runtime import SHIPPED
 from towline_testing.checkouts import git_checkout
-from towline_testing.registries import shared_registry
-
-SDK = Path(towline.__file__).parents[1]
+from towline_testing.shipped import shipped
 
 
 @pytest.fixture
 def container(tmp_path):
     """Run code as in a container: the shipped files, the standard library, an agent's variables."""
-    runtime = tmp_path / "runtime"
-    for file in SHIPPED:
-        (runtime / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(SDK / file, runtime / file)
+    runtime = shipped(tmp_path / "runtime")
     for folder in ("results", "artifacts", "inputs/digits"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "inputs/digits/a.csv").write_text("1,2")
@@ -147,18 +137,6 @@ def test_ranks_above_zero_leave_the_results_to_rank_zero(container, tmp_path):
     assert list((tmp_path / "results").iterdir()) == []
     container("towline.init().summary['rank'] = 0", RANK="0")
     assert json.loads((tmp_path / "results/summary.json").read_text()) == {"rank": 0}
-
-
-@pytest.fixture(scope="module")
-def endpoints(embedded_postgres, tmp_path_factory):
-    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
-        yield endpoints
-
-
-@pytest.fixture(scope="module")
-def client(endpoints):
-    with Client(endpoints) as client:
-        yield client
 
 
 @pytest.fixture

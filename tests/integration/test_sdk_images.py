@@ -9,6 +9,7 @@ import pytest
 
 from towline.capture import images
 from towline.errors import InvalidArgument
+from towline.requests.images import parse
 from towline_testing.container_registry import ContainerRegistry, container_registry
 from towline_testing.ports import free_port
 
@@ -129,7 +130,7 @@ def test_strange_answers_are_told(status, headers, why):
     ],
 )
 def test_references_are_read_as_docker_reads_them(reference, host, path, tag):
-    image = images.parse(reference)
+    image = parse(reference)
     assert (image.host, image.path, image.tag, image.digest) == (host, path, tag, "")
     assert reference.startswith(image.name)
 

@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from towline.cli import tracking
-from towline.client import Client
 from towline_testing.checkouts import git_checkout, program_environment
 from towline_testing.command import towline
-from towline_testing.registries import shared_registry
 from towline_testing.waiting import eventually
 
 SCRIPT = """
@@ -28,18 +26,6 @@ run.log_artifact("model.bin", name="model-" + sys.argv[1], type="model")
 print("ran")
 """
 AWAY = {"TOWLINE_REGISTRY_ADDRESS": "127.0.0.1:1", "TOWLINE_QUEUE_ADDRESS": "127.0.0.1:1"}
-
-
-@pytest.fixture(scope="module")
-def endpoints(embedded_postgres, tmp_path_factory):
-    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
-        yield endpoints
-
-
-@pytest.fixture(scope="module")
-def client(endpoints):
-    with Client(endpoints) as client:
-        yield client
 
 
 @pytest.fixture

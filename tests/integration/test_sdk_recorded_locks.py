@@ -11,15 +11,8 @@ from towline.client import Client
 from towline.v1 import jobs_pb2
 from towline_testing.checkouts import git_checkout
 from towline_testing.command import towline
-from towline_testing.registries import shared_registry
 
 UV = Path(sys.executable).with_name("uv")
-
-
-@pytest.fixture(scope="module")
-def endpoints(embedded_postgres, tmp_path_factory):
-    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
-        yield endpoints
 
 
 @pytest.fixture

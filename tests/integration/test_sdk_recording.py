@@ -10,9 +10,7 @@ import time
 
 import pytest
 
-from towline.client import Client
 from towline_testing.checkouts import git_checkout, program_environment
-from towline_testing.registries import shared_registry
 from towline_testing.waiting import eventually
 
 SNAPSHOT = "towline-recording-*/towline-source-*"
@@ -22,18 +20,6 @@ run = towline.init(config={"lr": 0.1, "model": {"width": 8}})
 (run.outputs / "metrics.json").write_text("{}")
 print(run.config.lr, sys.argv[1:])
 """
-
-
-@pytest.fixture(scope="module")
-def endpoints(embedded_postgres, tmp_path_factory):
-    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
-        yield endpoints
-
-
-@pytest.fixture(scope="module")
-def client(endpoints):
-    with Client(endpoints) as client:
-        yield client
 
 
 @pytest.fixture

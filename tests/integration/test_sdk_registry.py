@@ -15,18 +15,6 @@ from towline.errors import Aborted, FailedPrecondition, InvalidArgument, NotFoun
 from towline.v1 import artifacts_pb2, jobs_pb2
 from towline_testing.checkouts import git_checkout
 from towline_testing.cut import cutting_proxy
-from towline_testing.registries import shared_registry
-
-
-@pytest.fixture(scope="module")
-def registry_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("registry")
-
-
-@pytest.fixture(scope="module")
-def endpoints(embedded_postgres, registry_folder):
-    with shared_registry(embedded_postgres, registry_folder) as endpoints:
-        yield endpoints
 
 
 @pytest.fixture

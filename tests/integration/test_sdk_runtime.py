@@ -1,7 +1,6 @@
 """What a training script imports, as it is in containers and where nothing can be recorded."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import towline
-from towline.runtime import SHIPPED
 from towline_testing.checkouts import SourceTree, program_environment
+from towline_testing.shipped import shipped
 
 SDK = Path(towline.__file__).parents[1]
 
@@ -18,10 +17,7 @@ SDK = Path(towline.__file__).parents[1]
 @pytest.fixture
 def container(tmp_path):
     """Run code with the files that are shipped into containers, and nothing else but the standard library."""
-    runtime = tmp_path / "runtime"
-    for file in SHIPPED:
-        (runtime / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(SDK / file, runtime / file)
+    runtime = shipped(tmp_path / "runtime")
     (tmp_path / "config.json").write_text(json.dumps({"lr": 0.5, "model": {"width": 16}, "added": [1]}))
 
     def run(code, **variables):

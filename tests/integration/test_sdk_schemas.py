@@ -8,7 +8,6 @@ import pytest
 from towline.client import Client
 from towline.requests.json_schemas import Schema
 from towline_testing.checkouts import git_checkout
-from towline_testing.registries import shared_registry
 
 MODEL = """
 from pydantic import BaseModel, Field
@@ -22,12 +21,6 @@ class Config(BaseModel):
     epochs: int = Field(3, ge=1, description="Passes over the data")
     optimizer: Optimizer = Optimizer()
 """
-
-
-@pytest.fixture(scope="module")
-def endpoints(embedded_postgres, tmp_path_factory):
-    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
-        yield endpoints
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from towline.client import Client
 from towline_testing.checkouts import git_checkout, program_environment
-from towline_testing.registries import shared_registry
 from towline_testing.waiting import eventually
 
 PYTHON = sys.executable
@@ -29,18 +27,6 @@ print("lr", arguments.lr, sys.stdin.read())
 print("to stderr", file=sys.stderr)
 sys.exit(arguments.fail)
 """
-
-
-@pytest.fixture(scope="module")
-def endpoints(embedded_postgres, tmp_path_factory):
-    with shared_registry(embedded_postgres, tmp_path_factory.mktemp("registry")) as endpoints:
-        yield endpoints
-
-
-@pytest.fixture(scope="module")
-def client(endpoints):
-    with Client(endpoints) as client:
-        yield client
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from towline.errors import InvalidArgument
-from towline_agent.credentials import Credentials, registry_of
+from towline_agent.credentials import Credentials, login_of
 
 HUB = "https://index.docker.io/v1/"
 
@@ -26,7 +26,7 @@ HUB = "https://index.docker.io/v1/"
     ],
 )
 def test_a_reference_names_its_registry(reference: str, registry: str) -> None:
-    assert registry_of(reference) == registry
+    assert login_of(reference) == registry
 
 
 async def login(file: Path, reference: str = "images:5000/towline") -> object:

@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urlsplit
 
-from towline.errors import InvalidArgument
+from towline.requests.images import HUB, Image, parse
 
 if TYPE_CHECKING:
     from email.message import Message
 
-__all__ = ["Image", "Resolved", "parse", "resolve"]
+__all__ = ["Resolved", "resolve"]
 
 _TIMEOUT_S: Final = 10.0
 _MOST_BYTES: Final = 4 * 1024**2  # registries keep manifests below that
-_HUB: Final = "docker.io"
 _HUB_HOST: Final = "registry-1.docker.io"
 _KINDS: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -37,28 +36,7 @@ _KINDS: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_WORD: Final = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_REFERENCE: Final = re.compile(
-    r"(?:(?P<host>[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?)/)?"
-    rf"(?P<path>{_WORD}(?:/{_WORD})*)(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>[a-z0-9]+:[0-9a-f]{{32,}}))?",
-    re.ASCII,
-)
 _CHALLENGE: Final = re.compile(r'(\w+)="([^"]*)"')
-
-
-class Image(NamedTuple):
-    """A reference to an image, taken apart as Docker does."""
-
-    name: str
-    """As it was written, without tag and digest."""
-    host: str
-    """The registry's "host" or "host:port"; "docker.io" where none was written."""
-    path: str
-    """The repository there."""
-    tag: str
-    """"latest" where none was written."""
-    digest: str
-    """Empty: none was written."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +49,6 @@ class Resolved:
     """As it was given; empty where that is `reference`."""
     note: str = ""
     """A line for people: why it could not be resolved; empty where it was."""
-
-
-def parse(reference: str) -> Image:
-    """Take a reference apart; InvalidArgument if it is none."""
-    found = _REFERENCE.fullmatch(reference)
-    if not found:
-        raise InvalidArgument.field(
-            "IMAGE", f"{reference[:80]!r} is no image reference; write [host/]name[:tag][@digest]"
-        )
-    host, path = found["host"] or "", found["path"]
-    if host and not ("." in host or ":" in host or host == "localhost" or host != host.lower()):
-        host, path = "", f"{host}/{path}"
-    name = f"{host}/{path}" if host else path
-    if not host or host == "index.docker.io":
-        host = _HUB
-    if host == _HUB and "/" not in path:
-        path = f"library/{path}"
-    return Image(name, host, path, found["tag"] or "latest", found["digest"] or "")
 
 
 def resolve(reference: str) -> Resolved:
@@ -122,7 +82,7 @@ class _Answer(NamedTuple):
 
 
 def _digest(image: Image) -> str:
-    host = _HUB_HOST if image.host == _HUB else image.host
+    host = _HUB_HOST if image.host == HUB else image.host
     # As Docker does: a registry on this machine needs no TLS.
     schemes = ("https", "http") if _is_loopback(host) else ("https",)
     for scheme in schemes:

@@ -36,26 +36,18 @@ class Leavings:
 
 def read(folder: Path) -> Leavings:
     """Read what is in the folder of a recording."""
-    init = _object(folder / spool.INIT)
+    init = spool.read_object(folder / spool.INIT)
     inputs, problems = _inputs(folder / spool.USES)
     return Leavings(
         config=init.get("config") or {},
         config_files=init.get("config_files") or {},
         schema=init.get("schema") or {},
         job=init.get("job") or "",
-        summary=_object(folder / spool.SUMMARY),
+        summary=spool.read_object(folder / spool.SUMMARY),
         logged=_logged(folder),
         inputs=inputs,
         problems=problems,
     )
-
-
-def _object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _logged(folder: Path) -> list[Logged]:
@@ -65,7 +57,7 @@ def _logged(folder: Path) -> list[Logged]:
 
 
 def _one(folder: Path, file: Path) -> Logged:
-    said: Mapping[str, Any] = _object(file)
+    said: Mapping[str, Any] = spool.read_object(file)
     files = (file.parent / FILES).relative_to(folder)
     return Logged(
         str(files),

@@ -85,17 +85,12 @@ def alias(
     json: options.Json = False,
 ) -> None:
     """Make an alias point at a version of an artifact, or take it away with --delete ARTIFACT:ALIAS."""
-    from towline.names import short
-
     name = version_life.aliased(version, alias, delete=delete, expect=expect)
     with connect() as client:
         if delete:
-            client.artifacts.delete_alias(name)
-            return output.document({"deleted": name}) if json else output.text(f"took away {name}")
-        moved = client.artifacts.set_alias(name, alias, expect)
-    if json:
-        return output.message(moved)
-    return output.text(f"{alias} is {short(moved.name)}")
+            version_life.delete_alias(client.artifacts, name, as_json=json)
+        else:
+            version_life.set_alias(client.artifacts, name, alias, expect, as_json=json)
 
 
 def delete(
@@ -109,12 +104,7 @@ def delete(
 ) -> None:
     """Delete versions of artifacts; what a run, a job, or an alias other than latest refers to is refused."""
     with connect() as client:
-        for version in version_life.whole(versions):
-            client.artifacts.delete_version(version)
-            if not json:
-                output.text(f"deleted {version}")
-    if json:
-        output.document({"deleted": versions})
+        version_life.delete(client.artifacts, versions, as_json=json)
 
 
 def retention(
@@ -130,7 +120,4 @@ def retention(
     """Say which versions are deleted by themselves: those that no rule keeps and nothing refers to."""
     wanted = version_life.policy(keep_newest, keep_for, keep_all=keep_all)
     with connect() as client:
-        made = client.artifacts.set_retention(artifact, wanted)
-    if json:
-        return output.message(made)
-    return output.text(f"{artifact}: {version_life.kept(wanted)}")
+        version_life.set_retention(client.artifacts, artifact, wanted, as_json=json)

@@ -10,7 +10,7 @@ import typer
 
 from towline.cli import options, output
 from towline.cli.connection import connect
-from towline.errors import InvalidArgument
+from towline.cli.destinations import writing
 
 if TYPE_CHECKING:
     from towline.client.transfers import Moved, TreeProgress
@@ -78,7 +78,7 @@ def get(
     from towline.cli import words
     from towline.names import short
 
-    with connect() as client, _resumable("get"), _writing(to), _progress() as progress:
+    with connect() as client, _resumable("get"), writing(to), _progress() as progress:
         version = client.artifacts.download(artifact, to, replace=force, progress=progress)
     if json:
         return output.message(version)
@@ -95,17 +95,6 @@ def _resumable(command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped; run the same `towline artifact {command}` again to go on from here\n")
         raise
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = "" if error.filename in (None, str(folder)) else f"{error.filename}: "
-        raise InvalidArgument.field(
-            f"--to {folder}", f"cannot be written ({where}{error.strerror or error})"
-        ) from None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from towline.capture import images, remotes
 from towline.cli.connection import connect
 from towline.cli.recording import Given, create
+from towline.requests.images import parse
 from towline.v1 import jobs_pb2
 
 __all__ = ["from_git", "from_image"]
@@ -57,7 +58,7 @@ def from_image(
     Raises:
         InvalidArgument: It is no reference, or a file cannot be read.
     """
-    images.parse(reference)
+    parse(reference)
     spec = jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference=reference), entrypoint=command)
     given.put_into(spec)
     if resolve:

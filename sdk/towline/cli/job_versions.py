@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from towline.cli import completion, options, output, version_life
+from towline.cli import completion, options, version_life
 from towline.cli.connection import connect
 
 __all__ = ["alias", "delete", "retention"]
@@ -21,17 +21,12 @@ def alias(
     json: options.Json = False,
 ) -> None:
     """Make an alias point at a version of a job, or take it away with --delete JOB:ALIAS."""
-    from towline.names import short
-
     name = version_life.aliased(version, alias, delete=delete, expect=expect)
     with connect() as client:
         if delete:
-            client.jobs.delete_alias(name)
-            return output.document({"deleted": name}) if json else output.text(f"took away {name}")
-        moved = client.jobs.set_alias(name, alias, expect)
-    if json:
-        return output.message(moved)
-    return output.text(f"{alias} is {short(moved.name)}")
+            version_life.delete_alias(client.jobs, name, as_json=json)
+        else:
+            version_life.set_alias(client.jobs, name, alias, expect, as_json=json)
 
 
 def delete(
@@ -43,12 +38,7 @@ def delete(
 ) -> None:
     """Delete versions of jobs; one that a run refers to, or an alias other than latest, is refused."""
     with connect() as client:
-        for version in version_life.whole(versions):
-            client.jobs.delete_version(version)
-            if not json:
-                output.text(f"deleted {version}")
-    if json:
-        output.document({"deleted": versions})
+        version_life.delete(client.jobs, versions, as_json=json)
 
 
 def retention(
@@ -63,7 +53,4 @@ def retention(
     """Say which versions are deleted by themselves: those that no rule keeps and nothing refers to."""
     wanted = version_life.policy(keep_newest, keep_for, keep_all=keep_all)
     with connect() as client:
-        made = client.jobs.set_retention(job, wanted)
-    if json:
-        return output.message(made)
-    return output.text(f"{job}: {version_life.kept(wanted)}")
+        version_life.set_retention(client.jobs, job, wanted, as_json=json)

@@ -1,6 +1,6 @@
 """`towline run …`: runs, their logs and their outputs."""
 
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,12 +8,11 @@ import typer
 
 from towline.cli import completion, options, output
 from towline.cli.connection import connect, connected
+from towline.cli.destinations import writing
 from towline.cli.exit_codes import ExitCode
 from towline.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from towline.v1 import runs_pb2
 
 __all__ = ["app", "follow_to_end", "outcome"]
@@ -195,7 +194,7 @@ def outputs(
 
     with connect() as client:
         if to is not None:
-            with output.working(f"downloading to {to}"), _writing(to):
+            with output.working(f"downloading to {to}"), writing(to):
                 version = client.runs.outputs(run, to, replace=force, epoch=epoch)
         else:
             version = client.artifacts.get(outputs_of(client.runs.get(run), epoch))
@@ -205,17 +204,6 @@ def outputs(
         output.text(f"{words.files(version.file_count, version.size_bytes)}, in {to}")
     else:
         output.table(("SIZE", "FILE"), ((words.size(file.size_bytes), file.path) for file in version.files))
-
-
-@contextmanager
-def _writing(folder: Path) -> "Iterator[None]":
-    try:
-        yield
-    except OSError as error:
-        where = "" if error.filename in (None, str(folder)) else f"{error.filename}: "
-        raise InvalidArgument.field(
-            f"--to {folder}", f"cannot be written ({where}{error.strerror or error})"
-        ) from None
 
 
 def follow_to_end(name: str, *, as_json: bool) -> int:

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from towline.cli import options
+from towline.cli import options, output
 from towline.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from towline.client.sync import Series
     from towline.v1 import jobs_pb2
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "KeepFor",
     "KeepNewest",
     "aliased",
-    "kept",
+    "delete",
+    "delete_alias",
     "policy",
-    "whole",
+    "set_alias",
+    "set_retention",
 ]
 
 Alias: TypeAlias = Annotated[
@@ -66,12 +69,41 @@ def aliased(name: str, alias: str, *, delete: bool, expect: str) -> str:
     return name
 
 
-def whole(versions: "Sequence[str]") -> "Sequence[str]":
-    """Check that versions are named: what is deleted is never "the latest"; InvalidArgument if one is not."""
+def set_alias(series: "Series", name: str, alias: str, expect: str, *, as_json: bool) -> None:
+    """Make an alias point at a version, and say so."""
+    from towline.names import short
+
+    moved = series.set_alias(name, alias, expect)
+    if as_json:
+        output.message(moved)
+    else:
+        output.text(f"{alias} is {short(moved.name)}")
+
+
+def delete_alias(series: "Series", name: str, *, as_json: bool) -> None:
+    """Take away an alias, given with its series as "a:best", and say so."""
+    series.delete_alias(name)
+    if as_json:
+        output.document({"deleted": name})
+    else:
+        output.text(f"took away {name}")
+
+
+def delete(series: "Series", versions: "Sequence[str]", *, as_json: bool) -> None:
+    """Delete versions, and say of each that it is.
+
+    Raises:
+        InvalidArgument: One is not named as such: what is deleted is never "the latest". None is then.
+    """
     for name in versions:
         if ":" not in name and "/versions/" not in name:
             raise InvalidArgument.field("VERSION", f"name the version itself, such as {name}:v0")
-    return versions
+    for name in versions:
+        series.delete_version(name)
+        if not as_json:
+            output.text(f"deleted {name}")
+    if as_json:
+        output.document({"deleted": versions})
 
 
 def policy(
@@ -100,8 +132,18 @@ def policy(
     return jobs_pb2.RetentionPolicy(keep_newest=keep_newest or 0, keep_for=span)
 
 
-def kept(retention: "jobs_pb2.RetentionPolicy | None") -> str:
-    """Write a policy as people say it."""
+def set_retention(
+    series: "Series", name: str, retention: "jobs_pb2.RetentionPolicy | None", *, as_json: bool
+) -> None:
+    """Say which versions of a job or an artifact are kept, and write that as people say it."""
+    made = series.set_retention(name, retention)
+    if as_json:
+        output.message(made)
+    else:
+        output.text(f"{name}: {_kept(retention)}")
+
+
+def _kept(retention: "jobs_pb2.RetentionPolicy | None") -> str:
     from towline import durations
 
     if retention is None:

@@ -202,10 +202,7 @@ class Blobs:
                 return
             except grpc.aio.AioRpcError as failure:
                 error = self._registry.error(failure)
-            pause_s = patience.pause_s(error)
-            if pause_s is None:
-                raise error
-            await asyncio.sleep(pause_s)
+            await patience.wait(error)
 
 
 class _Upload:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from towline.client.trees import Entry
-from towline.runtime.environment import CACHE_DIR
+from towline.runtime.environment import cache_folder
 
-__all__ = ["KnownDigests", "cache_folder"]
+__all__ = ["KnownDigests"]
 
 # A file that was written to so shortly before it was read may be written to again without its times telling:
 # clocks of file systems tick every few milliseconds, those of some once in two seconds.
@@ -26,13 +26,6 @@ _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS digests (place BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest BLOB NOT NULL)
 WITHOUT ROWID
 """
-
-
-def cache_folder() -> Path:
-    """Give the folder for what may be lost: $TOWLINE_CACHE_DIR, else `towline` below the user's caches."""
-    if named := os.environ.get(CACHE_DIR):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "towline"
 
 
 class KnownDigests:

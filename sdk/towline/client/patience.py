@@ -43,6 +43,13 @@ class Patience:
             return None
         return wait_s + self._backoff.failed()
 
+    async def wait(self, error: TowlineError) -> None:
+        """Note a failure and wait until another attempt may help; raise it where none will."""
+        pause_s = self.pause_s(error)
+        if pause_s is None:
+            raise error
+        await asyncio.sleep(pause_s)
+
 
 async def persistently(work: Callable[[], Awaitable[T]]) -> T:
     """Do something that may be repeated, for a minute while a service cannot be reached; give its result.
@@ -55,7 +62,4 @@ async def persistently(work: Callable[[], Awaitable[T]]) -> T:
         try:
             return await work()
         except TowlineError as error:
-            pause_s = patience.pause_s(error)
-            if pause_s is None:
-                raise
-        await asyncio.sleep(pause_s)
+            await patience.wait(error)

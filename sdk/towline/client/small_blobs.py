@@ -1,7 +1,6 @@
 """Many small blobs in few messages, in both directions."""
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from towline.client.calls import Service
-from towline.client.digests import PREFIX
+from towline.client.digests import measure
 from towline.client.patience import Patience
 from towline.client.reading import opened
 from towline.client.trees import Entry, changed
@@ -65,10 +64,7 @@ class SmallBlobs:
                 error = self._registry.error(failure)
             finally:
                 call.cancel()
-            pause_s = patience.pause_s(error)
-            if pause_s is None:
-                raise error
-            await asyncio.sleep(pause_s)
+            await patience.wait(error)
 
     async def receive(
         self, digests: Sequence[str], take: Callable[[Sequence[WholeBlob]], Awaitable[None]]
@@ -96,10 +92,7 @@ class SmallBlobs:
                 error = self._registry.error(failure)
             finally:
                 call.cancel()
-            pause_s = patience.pause_s(error)
-            if pause_s is None:
-                raise error
-            await asyncio.sleep(pause_s)
+            await patience.wait(error)
 
 
 def _request(files: Sequence[tuple[Entry, str]]) -> artifacts_pb2.UploadBlobsRequest:
@@ -109,14 +102,14 @@ def _request(files: Sequence[tuple[Entry, str]]) -> artifacts_pb2.UploadBlobsReq
 def _blob(entry: Entry, digest: str) -> WholeBlob:
     with os.fdopen(opened(entry), "rb", buffering=0) as file:
         data = file.read()
-    if PREFIX + hashlib.sha256(data).hexdigest() != digest:
+    if measure(data).digest != digest:
         raise changed(entry.path, "changed")
     return WholeBlob(digest=digest, data=data)
 
 
 def _check(asked: Sequence[str], blobs: Sequence[WholeBlob]) -> None:
     for digest, blob in zip(asked, blobs, strict=False):
-        if (found := PREFIX + hashlib.sha256(blob.data).hexdigest()) != digest:
+        if (found := measure(blob.data).digest) != digest:
             raise Aborted(
                 f"what came for {digest} has the digest {found}; download it again, and if that does not "
                 "help, check the registry's object store",

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 from towline.client.aio import AsyncClient
 from towline.client.artifacts import Artifacts
@@ -25,7 +25,7 @@ from towline.runtime.endpoints import Endpoints
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["Client"]
+__all__ = ["Client", "Series"]
 
 # What an interrupted call gets to end in an orderly way.
 CANCEL_GRACE_S: Final = 5.0
@@ -155,6 +155,10 @@ class _Artifacts(_Synced[Artifacts]):
     delete_version = _call(Artifacts.delete_version)
     set_retention = _call(Artifacts.set_retention)
     download = _call(Artifacts.download)
+
+
+# What has versions, with aliases and a retention.
+Series: TypeAlias = _Jobs | _Artifacts
 
 
 class _Queues(_Synced[Queues]):

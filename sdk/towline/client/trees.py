@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from towline.errors import FailedPrecondition, InvalidArgument
+from towline.runtime.artifacts import is_utf8
 
 __all__ = ["Entry", "Stamp", "changed", "entries_of"]
 
@@ -77,7 +78,7 @@ def entries_of(source: Path) -> list[Entry]:
     problems += [
         f"{entry.path!r}: the name is not UTF-8; give it another one"
         for entry in entries
-        if not _is_text(entry.path)
+        if not is_utf8(entry.path)
     ]
     if problems:
         more = f"; and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
@@ -157,14 +158,6 @@ def _entry(path: str, place: str, status: os.stat_result) -> Entry:
 
 def _folder(status: os.stat_result) -> _Folder:
     return status.st_dev, status.st_ino
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _kind(mode: int) -> str:

@@ -1,6 +1,8 @@
 """The map between Towline's errors and gRPC statuses: total, in both directions."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -11,7 +13,7 @@ from grpc_status import rpc_status
 
 from towline import errors
 
-__all__ = ["DOMAIN", "to_error", "to_status"]
+__all__ = ["DOMAIN", "to_error", "to_status", "translated"]
 
 DOMAIN: Final = "towline"
 
@@ -72,6 +74,24 @@ def to_error(call: grpc.RpcError, *, peer: str) -> errors.TowlineError:
     if cls is errors.ResourceExhausted:
         return errors.ResourceExhausted(message, reason=reason, retry_after=retry_after, metadata=metadata)
     return cls(message, reason=reason, metadata=metadata)
+
+
+@contextmanager
+def translated(peer: str, unavailable: str = "") -> Iterator[None]:
+    """Raise Towline's own errors for calls that fail.
+
+    Args:
+        peer: The service called and its address, for the message where nobody answered.
+        unavailable: The reason of the Unavailable that stands for no answer, none in time included; empty:
+            each stays as it is.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as call:
+        error = to_error(call, peer=peer)
+        if unavailable and isinstance(error, errors.Unavailable | errors.DeadlineExceeded):
+            error = errors.Unavailable(error.message, reason=unavailable)
+        raise error from call
 
 
 def _details(call: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, timedelta | None]:

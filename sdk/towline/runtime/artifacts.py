@@ -16,7 +16,7 @@ from towline.runtime.config import jsonable
 from towline.runtime.saying import say
 from towline.runtime.spool import append_use
 
-__all__ = ["FILES", "MANIFEST", "log", "manifest", "use"]
+__all__ = ["FILES", "MANIFEST", "is_utf8", "log", "manifest", "use"]
 
 MANIFEST: Final = "manifest.json"
 FILES: Final = "files"
@@ -101,17 +101,11 @@ def _inputs() -> dict[str, str]:
     return inputs
 
 
-def _cache() -> Path:
-    if named := os.environ.get(environment.CACHE_DIR):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "towline"
-
-
 def _fetched(parent: str, version: str) -> tuple[Path, str]:
     """Have a process of its own bring a version into the cache: grpc stays out of this one."""
     asked = {
         "artifact": f"artifacts/{parent}/versions/{version}",
-        "cache": str(_cache()),
+        "cache": str(environment.cache_folder()),
         "paths": [path for path in sys.path if path],
     }
     done = subprocess.run(
@@ -227,18 +221,19 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
             relative = str(source.relative_to(path))
             if not source.is_file():
                 say(f"{source} is not kept: only files and folders are")
-            elif _is_undecodable(relative):
+            elif not is_utf8(relative):
                 say(f"{relative!r} is not kept: its name is not UTF-8")
             else:
                 yield relative, source
 
 
-def _is_undecodable(text: str) -> bool:
+def is_utf8(path: str) -> bool:
+    """Whether a path, as the operating system gave it, is UTF-8: artifacts name files by nothing else."""
     try:
-        text.encode()
+        path.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _copy(source: Path, place: Path) -> None:

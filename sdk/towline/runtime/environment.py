@@ -1,6 +1,7 @@
 """The environment variables that decide what `towline.init` and `towline.catch_stop` do."""
 
 import os
+from pathlib import Path
 from typing import Final
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "STOP_FILE",
     "STOP_SIGNAL",
     "SUMMARY",
+    "cache_folder",
     "number",
     "rank_above_zero",
     "switched_off",
@@ -66,6 +68,13 @@ def number(variable: str, default: int) -> int:
     """Read a number that agents set; `default` where none is."""
     text = os.environ.get(variable, "")
     return int(text) if text.isdecimal() else default
+
+
+def cache_folder() -> Path:
+    """Give the folder for what may be lost: $TOWLINE_CACHE_DIR, else `towline` below the user's caches."""
+    if named := os.environ.get(CACHE_DIR):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "towline"
 
 
 def switched_off(record: bool | None) -> str:

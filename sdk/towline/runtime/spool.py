@@ -27,6 +27,7 @@ __all__ = [
     "Spool",
     "append_use",
     "folders",
+    "read_object",
     "write_init",
 ]
 
@@ -105,6 +106,15 @@ def write_init(spool: Path, content: Mapping[str, Any]) -> None:
         pass
     finally:
         new.unlink()
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object that a program has left; empty where there is none, or something else."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def append_use(spool: Path, use: Mapping[str, str]) -> None:

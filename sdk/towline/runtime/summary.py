@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from towline.runtime.config import jsonable
 from towline.runtime.saying import say
+from towline.runtime.spool import read_object
 
 __all__ = ["MOST_BYTES", "Summary"]
 
@@ -33,7 +34,7 @@ class Summary(MutableMapping[str, Any]):
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._values: dict[str, Any] = _read(file) if file else {}
+        self._values: dict[str, Any] = read_object(file) if file else {}
         self._pid = os.getpid()
         self._written = b""
         self._written_at = -math.inf
@@ -121,11 +122,3 @@ class Summary(MutableMapping[str, Any]):
         if line not in self._told:
             self._told.add(line)
             say(line)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}

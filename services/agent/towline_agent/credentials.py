@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from towline.errors import InvalidArgument
+from towline.requests.images import HUB, registry_of
 
-__all__ = ["Credentials", "default_file", "registry_of"]
+__all__ = ["Credentials", "default_file", "login_of"]
 
 # What `docker login` calls Docker Hub, which references do not name.
 _HUB: Final = "https://index.docker.io/v1/"
@@ -23,12 +24,10 @@ def default_file() -> Path:
     return (Path(folder) if folder else Path.home() / ".docker") / "config.json"
 
 
-def registry_of(reference: str) -> str:
-    """Return the container registry of a reference, as logins name it: "host:port", or Docker Hub's URL."""
-    host, slash, _ = reference.partition("/")
-    if slash and ("." in host or ":" in host or host == "localhost"):
-        return _HUB if host in ("docker.io", "index.docker.io") else host
-    return _HUB
+def login_of(reference: str) -> str:
+    """Return what logins call the container registry of a reference: "host:port", or Docker Hub's URL."""
+    registry = registry_of(reference)
+    return _HUB if registry == HUB else registry
 
 
 class Credentials:
@@ -48,7 +47,7 @@ class Credentials:
         Raises:
             InvalidArgument: The file is not what it should be, or its helper failed; the message names it.
         """
-        login = await self._login(registry_of(reference))
+        login = await self._login(login_of(reference))
         return base64.urlsafe_b64encode(json.dumps(login).encode()).decode()
 
     async def _login(self, registry: str) -> Mapping[str, str]:

@@ -1,8 +1,7 @@
 """The registry's record of images and build leases, as the agent uses it."""
 
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -11,7 +10,7 @@ import grpc
 
 from towline.errors import Internal
 from towline.names import AgentName, short
-from towline.rpc.status import to_error
+from towline.rpc.status import translated
 from towline.v1 import images_pb2, images_pb2_grpc, runs_pb2
 
 __all__ = ["ImageRecords", "Lease", "Obtained"]
@@ -59,7 +58,7 @@ class ImageRecords:
         request = images_pb2.ObtainImageRequest(
             key=self._key(digest), builder=self._agent, build_id=str(build)
         )
-        with self._translated():
+        with translated(self._peer):
             async for response in self._stub.ObtainImage(request, timeout=_WAIT_S):
                 match response.WhichOneof("state"):
                     case "image":
@@ -76,7 +75,7 @@ class ImageRecords:
     async def renew(self, digest: str, epoch: int, detail: str) -> None:
         """Keep a build lease; Aborted where it is no longer ours."""
         request = images_pb2.RenewImageBuildRequest(key=self._key(digest), epoch=epoch, detail=detail)
-        with self._translated():
+        with translated(self._peer):
             await self._stub.RenewImageBuild(request, timeout=_ANSWER_S)
 
     async def finish(
@@ -92,21 +91,14 @@ class ImageRecords:
             request.reference, request.size_bytes = outcome.reference, outcome.size_bytes
         elif outcome is not None:
             request.failure.CopyFrom(outcome)
-        with self._translated():
+        with translated(self._peer):
             await self._stub.FinishImageBuild(request, timeout=_ANSWER_S)
 
     async def forget(self, digest: str, reference: str) -> None:
         """Tell that an image which was recorded is not there any more."""
         request = images_pb2.ForgetImageRequest(key=self._key(digest), reference=reference)
-        with self._translated():
+        with translated(self._peer):
             await self._stub.ForgetImage(request, timeout=_ANSWER_S)
 
     def _key(self, digest: str) -> images_pb2.ImageKey:
         return images_pb2.ImageKey(repository=self.repository, digest=digest)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
-            raise to_error(error, peer=self._peer) from error

@@ -10,6 +10,7 @@ from typing import Final
 
 from towline.client.parallel import in_parallel
 from towline.errors import InvalidArgument
+from towline.runtime.artifacts import is_utf8
 from towline.v1 import artifacts_pb2, runs_pb2
 from towline_agent.core.containers import OUTPUTS, UNTOUCHED
 from towline_agent.engine.port import ContainerId, Engine
@@ -60,9 +61,7 @@ class FileList:
                 f"{self.called} are more than {_MOST_FILES} files; pack them into archives",
                 reason="TOO_MANY_OUTPUTS",
             )
-        try:
-            path.encode()
-        except UnicodeEncodeError:
+        if not is_utf8(path):
             self.skipped.append(f"{path!r} is not kept: its name is not UTF-8")
             return
         if member.isreg():

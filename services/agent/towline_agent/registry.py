@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ import grpc
 
 from towline.errors import FailedPrecondition, InvalidArgument
 from towline.rpc.channel import MAX_CHUNK_BYTES
-from towline.rpc.status import to_error
+from towline.rpc.status import translated
 from towline.v1 import artifacts_pb2, artifacts_pb2_grpc
 
 __all__ = ["MAX_SMALL_BLOBS", "MAX_SMALL_BLOB_BYTES", "FileSlice", "Registry"]
@@ -74,7 +73,7 @@ class Registry:
         try:
             have = file.tell()
             request = artifacts_pb2.DownloadBlobRequest(digest=digest, offset=have)
-            with self._translated():
+            with translated(self._peer):
                 async for response in self._blobs.DownloadBlob(request, timeout=_TRANSFER_S):
                     have += len(response.data)
                     if size is not None and have > size:
@@ -89,7 +88,7 @@ class Registry:
         request = artifacts_pb2.DownloadBlobRequest(digest=digest, offset=offset)
         call = self._blobs.DownloadBlob(request, timeout=_TRANSFER_S)
         try:
-            with self._translated():
+            with translated(self._peer):
                 async for response in call:
                     yield response.data
         finally:
@@ -100,7 +99,7 @@ class Registry:
         request = artifacts_pb2.DownloadBlobsRequest(digests=digests)
         call = self._blobs.DownloadBlobs(request, timeout=_TRANSFER_S)
         try:
-            with self._translated():
+            with translated(self._peer):
                 async for response in call:
                     for blob in response.blobs:
                         yield blob.digest, blob.data
@@ -110,7 +109,7 @@ class Registry:
     async def artifact_version(self, name: str, *, files: bool) -> artifacts_pb2.ArtifactVersion:
         """Return an artifact version, with or without its files."""
         request = artifacts_pb2.GetArtifactVersionRequest(name=name, without_files=not files)
-        with self._translated():
+        with translated(self._peer):
             response = await self._artifacts.GetArtifactVersion(request, timeout=_ANSWER_S)
         return response.artifact_version
 
@@ -121,7 +120,7 @@ class Registry:
             request = artifacts_pb2.FindMissingBlobsRequest(
                 digests=digests[start : start + _DIGESTS_PER_CALL]
             )
-            with self._translated():
+            with translated(self._peer):
                 response = await self._blobs.FindMissingBlobs(request, timeout=_ANSWER_S)
             found.update(response.missing_digests)
         return found
@@ -129,7 +128,7 @@ class Registry:
     async def upload(self, digest: str, content: FileSlice) -> None:
         """Store a blob, going on where an earlier try stopped."""
         header = artifacts_pb2.UploadHeader(digest=digest, size_bytes=content.size)
-        with self._translated():
+        with translated(self._peer):
             if content.size <= MAX_CHUNK_BYTES:
                 # One message: there is nothing to go on with, so nobody needs to ask where it stands.
                 header.upload_id = str(uuid.uuid4())
@@ -150,16 +149,9 @@ class Registry:
 
     async def create_version(self, request: artifacts_pb2.CreateArtifactVersionRequest) -> str:
         """Make a version of an artifact and return "artifacts/{artifact}/versions/{version}"."""
-        with self._translated():
+        with translated(self._peer):
             response = await self._artifacts.CreateArtifactVersion(request, timeout=_ANSWER_S)
         return response.artifact_version.name
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
-            raise to_error(error, peer=self._peer) from error
 
 
 async def _messages(

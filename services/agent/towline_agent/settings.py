@@ -12,7 +12,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from towline import names
 from towline.errors import InvalidArgument
-from towline.requests.repositories import repository
+from towline.requests.images import repository
 from towline.service.settings import ServiceSettings
 from towline_agent.credentials import default_file
 

@@ -1,8 +1,8 @@
 """The way to the registry: job versions and artifact versions by name, and who reads which of these."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -11,13 +11,14 @@ import grpc
 from towline import errors
 from towline.names import ArtifactVersionName, JobVersionName
 from towline.rpc.channel import open_channel
-from towline.rpc.status import to_error
+from towline.rpc.status import translated
 from towline.v1 import artifacts_pb2, artifacts_pb2_grpc, jobs_pb2, jobs_pb2_grpc
 from towline_queue.recently_used import RecentlyUsed
 
 __all__ = ["RegistryClient", "registry_client"]
 
 _DEADLINE: Final = timedelta(seconds=5)
+_UNAVAILABLE: Final = "REGISTRY_UNAVAILABLE"
 _CACHE_BYTES: Final = 64 * 1024 * 1024
 _MOST_ARTIFACTS: Final = 16_384
 # The registry keeps what a deleted job version needs for days, so that what is remembered here can be run.
@@ -71,7 +72,7 @@ class RegistryClient:
         """
         if (kept := self._remembered(name)) is not None:
             return kept
-        with self._translated():
+        with translated(self._peer, _UNAVAILABLE):
             response = await self._jobs.GetJobVersion(
                 jobs_pb2.GetJobVersionRequest(name=name), timeout=_DEADLINE.total_seconds()
             )
@@ -95,7 +96,7 @@ class RegistryClient:
         if self._there.get(name):
             return name
         request = artifacts_pb2.GetArtifactVersionRequest(name=name, without_files=True)
-        with self._translated():
+        with translated(self._peer, _UNAVAILABLE):
             response = await self._artifacts.GetArtifactVersion(request, timeout=_DEADLINE.total_seconds())
         found = ArtifactVersionName(response.artifact_version.name)
         self._there.keep(found, True)
@@ -112,22 +113,12 @@ class RegistryClient:
             runs=runs, job_version=job_version, artifact_versions=versions
         )
         try:
-            with self._translated():
+            with translated(self._peer, _UNAVAILABLE):
                 await self._artifacts.RecordArtifactUses(request, timeout=_DEADLINE.total_seconds())
         except errors.NotFound:
             for name in versions:
                 self._there.drop(name)
             raise
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.aio.AioRpcError as call:
-            error = to_error(call, peer=self._peer)
-            if isinstance(error, errors.Unavailable | errors.DeadlineExceeded):
-                raise errors.Unavailable(error.message, reason="REGISTRY_UNAVAILABLE") from call
-            raise error from call
 
 
 @asynccontextmanager

@@ -8,9 +8,7 @@ Answers that were kept for repeated requests go as well. Several replicas do no 
 under the lock of its series, after looking again.
 """
 
-import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,18 +17,18 @@ from typing import Any, Final, TypeAlias
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from towline.errors import FailedPrecondition, NotFound, TowlineError
+from towline.errors import FailedPrecondition, NotFound
 from towline.service.postgres import transaction
 from towline_registry.queue_client import RunReferences
+from towline_registry.rounds import Rounds
 from towline_registry.stale_uses import StaleUses
-from towline_registry.storage import answers, artifacts, jobs, removal, series, upkeep
+from towline_registry.storage import answers, artifacts, jobs, removal, series
 from towline_registry.storage.series import ARTIFACTS, JOBS, Key, Series
 
 __all__ = ["Expiry", "ExpiryTimes"]
 
 _log = logging.getLogger(__name__)
 
-_TASK: Final = "expiry of versions"
 _MOST_AT_ONCE: Final = 500
 # An answer to CreateJobVersion has the whole version, which may be megabytes.
 _KEEP_ANSWERS: Final = timedelta(days=7)
@@ -78,22 +76,16 @@ class Expiry:
         self._runs = runs
         self._stale_uses = stale_uses
         self._times = times
+        self._rounds = Rounds(engine, "expiry of versions", "ending versions", times.every)
         self._clock = clock
 
     async def run(self) -> None:
         """Make rounds until cancelled."""
-        while True:
-            try:
-                if await self._is_our_turn():
-                    await self.round()
-            except TowlineError as error:
-                _log.warning("ending versions failed, trying again later: %s", error.message)
-            except Exception:
-                # A deadlock must not end the service that jobs depend on.
-                _log.exception("ending versions failed, trying again later")
-            # Asked more often than it is due, so that a replica that has gone is soon followed.
-            pause = self._times.every.total_seconds() / 4
-            await asyncio.sleep(pause * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+        await self._rounds.run(self._look)
+
+    async def _look(self) -> None:
+        if await self._rounds.is_due():
+            await self.round()
 
     async def round(self) -> None:
         """Do what is due now.
@@ -176,7 +168,3 @@ class Expiry:
         while forgotten == _MOST_AT_ONCE:
             async with transaction(self._engine) as connection:
                 forgotten = await answers.forget(connection, before, _MOST_AT_ONCE)
-
-    async def _is_our_turn(self) -> bool:
-        async with transaction(self._engine) as connection:
-            return await upkeep.begin(connection, _TASK, self._times.every)

@@ -1,20 +1,21 @@
 """The way to the queue service: which runs refer to a job version."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final, Protocol
 
 import grpc
 
-from towline.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+from towline.errors import FailedPrecondition, NotFound
 from towline.rpc.channel import open_channel
-from towline.rpc.status import to_error
+from towline.rpc.status import translated
 from towline.v1 import runs_pb2, runs_pb2_grpc
 
 __all__ = ["NoQueue", "QueueClient", "RunReferences", "run_references"]
 
 _DEADLINE: Final = timedelta(seconds=5)
+_UNAVAILABLE: Final = "QUEUE_UNAVAILABLE"
 
 
 class RunReferences(Protocol):
@@ -65,7 +66,7 @@ class QueueClient:
         """See RunReferences."""
         request = runs_pb2.GetRunRequest(name=run)
         try:
-            with self._translated():
+            with translated(self._peer, _UNAVAILABLE):
                 await self._runs.GetRun(request, timeout=_DEADLINE.total_seconds())
         except NotFound:
             return False
@@ -78,23 +79,13 @@ class QueueClient:
             request = runs_pb2.ListRunsRequest(
                 filter=runs_pb2.RunFilter(job=job_version), page_size=1, page_token=token
             )
-            with self._translated():
+            with translated(self._peer, _UNAVAILABLE):
                 page = await self._runs.ListRuns(request, timeout=_DEADLINE.total_seconds())
             if page.runs:
                 return page.runs[0].name
             token = page.next_page_token
             if not token:
                 return None
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.aio.AioRpcError as call:
-            error = to_error(call, peer=self._peer)
-            if isinstance(error, Unavailable | DeadlineExceeded):
-                raise Unavailable(error.message, reason="QUEUE_UNAVAILABLE") from call
-            raise error from call
 
 
 class NoQueue:

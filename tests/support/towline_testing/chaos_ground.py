@@ -1,7 +1,6 @@
 """What chaos scenarios that run after each other stand on, and how Towline's services are started there."""
 
 import os
-import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -101,10 +100,3 @@ def seconds(value: float) -> Duration:
     made = Duration()
     made.FromTimedelta(timedelta(seconds=value))
     return made
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

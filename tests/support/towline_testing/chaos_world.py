@@ -15,10 +15,11 @@ from towline.client import Client, Endpoints
 from towline.errors import TowlineError
 from towline.v1 import docker_pb2, queues_pb2, runs_pb2
 from towline_testing.chaos_engine import PrivateEngine, processes_of
-from towline_testing.chaos_ground import Ground, free_port, seconds, service
+from towline_testing.chaos_ground import Ground, seconds, service
 from towline_testing.chaos_truth import Truth
 from towline_testing.chaos_wire import Wire
 from towline_testing.history import CancelAcknowledged, Event, History, Submitted, Violation, violations
+from towline_testing.ports import free_port
 from towline_testing.programs import Program
 from towline_testing.waiting import eventually
 

@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from towline.client import Client, Endpoints
+from towline_testing.ports import free_port
 from towline_testing.programs import Program
 
 
@@ -27,7 +27,7 @@ class Stack:
     programs: dict[str, Program] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.ports = {name: _free_port() for name in ("registry", "queue")}
+        self.ports = {name: free_port() for name in ("registry", "queue")}
 
     @property
     def endpoints(self) -> Endpoints:
@@ -102,10 +102,3 @@ class Stack:
                     settings["TOWLINE_AGENT_BUILD_CA_BUNDLE"] = bundle
                 return settings
         raise ValueError(service)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -8,18 +8,18 @@ to spare the database and the store; nothing depends on there being only one.
 
 import asyncio
 import logging
-import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from towline.errors import Internal, TowlineError
+from towline.errors import Internal
 from towline.service.postgres import transaction
 from towline_registry.blobs.spool import Spool
 from towline_registry.blobs.store import BlobStore
 from towline_registry.core.objects import OWNER
+from towline_registry.rounds import Rounds
 from towline_registry.storage import blobs, upkeep
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ __all__ = ["CollectionTimes", "Collector"]
 
 _log = logging.getLogger(__name__)
 
-_TASK: Final = "collection of blobs"
 _BLOBS_AT_ONCE: Final = 10_000
 _OBJECTS_AT_ONCE: Final = 1000
 
@@ -64,22 +63,16 @@ class Collector:
         self._store = store
         self._spool = spool
         self._times = times
+        self._rounds = Rounds(engine, "collection of blobs", "collecting blobs", times.every)
 
     async def run(self) -> None:
         """Collect until cancelled."""
-        while True:
-            try:
-                await self.drop_abandoned_uploads()
-                if await self._is_our_turn():
-                    await self.collect()
-            except TowlineError as error:
-                _log.warning("collecting blobs failed, trying again later: %s", error.message)
-            except Exception:
-                # A deadlock must not end the service that jobs depend on.
-                _log.exception("collecting blobs failed, trying again later")
-            # Asked more often than it is due, so that a replica that has gone is soon followed.
-            pause = self._times.every.total_seconds() / 4
-            await asyncio.sleep(pause * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+        await self._rounds.run(self._look)
+
+    async def _look(self) -> None:
+        await self.drop_abandoned_uploads()
+        if await self._rounds.is_due():
+            await self.collect()
 
     async def collect(self) -> None:
         """Take away all that is due now."""
@@ -149,7 +142,3 @@ class Collector:
             await self._store.put_small({OWNER: ours})
             return True
         return owner == ours
-
-    async def _is_our_turn(self) -> bool:
-        async with transaction(self._engine) as connection:
-            return await upkeep.begin(connection, _TASK, self._times.every)

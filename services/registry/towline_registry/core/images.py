@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from towline import names
 from towline.errors import InvalidArgument
 from towline.names import AgentName
-from towline.requests.repositories import repository
+from towline.requests.images import repository
 from towline.v1 import images_pb2
 from towline_registry.core import digests
 from towline_registry.core.digests import Digest

@@ -84,19 +84,15 @@ async def add_version(
         The version, and whether it was made.
     """
     key = await series.begin(connection, ARTIFACTS, artifact)
-    same = await connection.scalar(
-        select(artifact_versions.c.number)
-        .where(
-            artifact_versions.c.artifact == artifact,
-            artifact_versions.c.digest == new.manifest.digest,
-            artifact_versions.c.type == new.type,
-            artifact_versions.c.delete_time.is_(None),
-        )
-        .order_by(artifact_versions.c.number.desc())
-        .limit(1)
+    same = await series.newest(
+        connection,
+        ARTIFACTS,
+        artifact,
+        artifact_versions.c.digest == new.manifest.digest,
+        artifact_versions.c.type == new.type,
     )
     if same is not None:
-        key = Key(artifact, same)
+        key = same
         await series.set_latest(connection, ARTIFACTS, key)
     else:
         await connection.execute(

@@ -68,18 +68,9 @@ async def add_version(
         NotFound: An input names what is not there; reason ARTIFACT_NOT_FOUND or ARTIFACT_VERSION_NOT_FOUND.
     """
     key = await series.begin(connection, JOBS, job)
-    same = await connection.scalar(
-        select(job_versions.c.number)
-        .where(
-            job_versions.c.job == job,
-            job_versions.c.digest == new.digest,
-            job_versions.c.delete_time.is_(None),
-        )
-        .order_by(job_versions.c.number.desc())
-        .limit(1)
-    )
+    same = await series.newest(connection, JOBS, job, job_versions.c.digest == new.digest)
     if same is not None:
-        key = Key(job, same)
+        key = same
         await series.set_latest(connection, JOBS, key)
     else:
         await connection.execute(

@@ -32,6 +32,7 @@ __all__ = [
     "get",
     "hold",
     "missing",
+    "newest",
     "page",
     "read",
     "set_latest",
@@ -133,6 +134,20 @@ async def find(
             metadata={"name": whole},
         )
     return Key(name, number)
+
+
+async def newest(
+    connection: AsyncConnection, series: Series, name: str, *alike: ColumnElement[bool]
+) -> Key | None:
+    """Find the newest version that has not been deleted and of whose row the conditions hold."""
+    columns = series.versions.c
+    number: int | None = await connection.scalar(
+        select(columns.number)
+        .where(columns[series.word] == name, columns.delete_time.is_(None), *alike)
+        .order_by(columns.number.desc())
+        .limit(1)
+    )
+    return None if number is None else Key(name, number)
 
 
 async def set_latest(
