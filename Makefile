@@ -8,6 +8,14 @@ SCENARIOS ?=
 MUTANTS ?=
 BENCH_FLAGS ?=
 
+# Hundreds of processes are started here: each would compile all modules anew, and so would every pytest worker.
+unexport PYTHONDONTWRITEBYTECODE
+
+# The static gate, and what the machine lacks, side by side.
+ifdef CI
+MAKEFLAGS += --jobs=4
+endif
+
 BIN := .venv/bin
 SCRIPTS := deploy/dev/base-image deploy/dev/engine deploy/dev/machine.py
 ENVIRONMENT := .venv/.synced
@@ -74,10 +82,11 @@ $(BUF): deploy/dev/package-lock.json | node
 	@cd deploy/dev && npm install --no-save --silent
 	@touch $@
 
-# In CI this is the only target that runs, so the static gate comes first there. One worker a core; each has its own
-# PostgreSQL servers. PYTEST_FLAGS=-n0 runs all in one process, for a debugger.
+# In CI this is the only target that runs, so the static gate comes first there. Two workers a core, for tests wait
+# as much as they compute; each has its own PostgreSQL servers. PYTEST_FLAGS=-n0 runs all in one process, for a
+# debugger.
 .PHONY: test
-test: $(if $(CI),check) $(ENVIRONMENT) node postgres image-registry ## All tests, on real parts (PYTEST_FLAGS="-k cancel -x")
+test: $(if $(CI),check) $(ENVIRONMENT) node postgres image-registry iproute ## All tests, on real parts (PYTEST_FLAGS="-k cancel -x")
 	@deploy/dev/engine run -- sh -c '$(BIN)/python deploy/dev/base-image ensure \
 		&& exec $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_FLAGS)'
 

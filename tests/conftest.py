@@ -20,11 +20,19 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 # A shell starts background jobs with Ctrl-C ignored, and so are the programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests wait for processes, engines and disks half of their time: with one worker a core, cores would idle.
+_WORKERS_PER_CORE = 2
+
 # Timing never fails a test.
 hypothesis.settings.register_profile("towline", deadline=None)
 hypothesis.settings.load_profile("towline")
 
 _numbers = itertools.count(1)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Say what `--numprocesses auto` is."""
+    return _WORKERS_PER_CORE * len(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,17 +48,25 @@ def postgres_servers() -> Iterator[Callable[[str], PostgresServer]]:
         yield cache(lambda version: running.enter_context(running_postgres(version)))
 
 
-@pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"postgres{version}")
+@pytest.fixture(scope="session")
 def postgres(
     request: pytest.FixtureRequest, postgres_servers: Callable[[str], PostgresServer]
 ) -> PostgresServer:
-    """One server for the session, of each version in turn: for what sends SQL."""
+    """One server for the session, of each version in turn: for what sends SQL. See `one_postgres`."""
     return postgres_servers(request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked `one_postgres` on one version, and all else that needs `postgres` on each."""
+    if "postgres" in metafunc.fixturenames:
+        versions = (EMBEDDED,) if metafunc.definition.get_closest_marker("one_postgres") else VERSIONS
+        ids = [f"postgres{version}" for version in versions]
+        metafunc.parametrize("postgres", versions, indirect=True, ids=ids, scope="session")
 
 
 @pytest.fixture(scope="session")
 def embedded_postgres(postgres_servers: Callable[[str], PostgresServer]) -> PostgresServer:
-    """One server for the session, of one version: where a database is part of the scenery."""
+    """One server for the session, of one version: where a test makes databases of its own on it."""
     return postgres_servers(EMBEDDED)
 
 

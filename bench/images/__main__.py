@@ -3,9 +3,9 @@
 usage: python -m bench.images [--only builds,noop,fleet] [--rounds N] [--samples N] [--nodes N]
 
 Real parts: a Docker Engine, a registry service on PostgreSQL, an agent's own builder, packages from the
-index. Beside it a plain two-stage Dockerfile by `docker build` (classic builder, the same uv), on the same
-base image, in turn within each round; for a run that does nothing, `docker run --rm`. The fleet is so many
-engines of their own, and one container registry.
+index. Beside it a plain two-stage Dockerfile by `docker build` (classic builder, the same uv), and one by
+BuildKit, with its downloads in a cache mount, on the same base image, in turn within each round; for a run
+that does nothing, `docker run --rm`. The fleet is so many engines of their own, and one container registry.
 """
 
 import argparse

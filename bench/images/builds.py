@@ -7,6 +7,7 @@ from typing import Final
 
 import grpc
 
+from bench.images.buildkit_side import BuildKitSide
 from bench.images.docker_side import DockerSide
 from bench.images.subject import Subject
 from bench.images.towline_side import opened
@@ -22,13 +23,16 @@ _UNCHANGED_TIMES: Final = 20
 async def measure_builds(
     engine: DockerEngine, channel: grpc.aio.Channel, rounds: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Build; give seconds by side ("towline", "docker build") and step, one for each round."""
-    found: dict[str, dict[str, list[float]]] = {
-        side: {step: [] for step in STEPS} for side in ("towline", "docker build")
-    }
+    """Build; give seconds by side ("towline", "docker build", "BuildKit") and step, one for each round.
+
+    Where the engine has no BuildKit, there is no such side.
+    """
+    buildkit = await engine.has_buildkit()
+    sides = ("towline", "docker build", *(("BuildKit",) if buildkit else ()))
+    found: dict[str, dict[str, list[float]]] = {side: {step: [] for step in STEPS} for side in sides}
     for number in range(rounds):
         # Who goes first changes, for the engine's disk is warm for the second.
-        turns = [_towline(engine, channel), _docker()]
+        turns = [_towline(engine, channel), _docker(), *([_buildkit(engine)] if buildkit else [])]
         for turn in turns if number % 2 == 0 else reversed(turns):
             side, seconds = await turn
             for step, taken in seconds.items():
@@ -68,6 +72,21 @@ async def _docker() -> tuple[str, dict[str, float]]:
                 "one dependency changed": side.build(subject.with_other_dependency(), cached=True),
                 "code changed": side.build(subject.with_other_code(), cached=True),
                 "unchanged": side.build(subject, cached=True),
+            }
+        finally:
+            side.remove()
+
+
+async def _buildkit(engine: DockerEngine) -> tuple[str, dict[str, float]]:
+    subject = Subject.new()
+    with tempfile.TemporaryDirectory(prefix="towline-bench-") as folder:
+        side = BuildKitSide(engine, Path(folder))
+        try:
+            return "BuildKit", {
+                "cold": await side.build(subject),
+                "one dependency changed": await side.build(subject.with_other_dependency()),
+                "code changed": await side.build(subject.with_other_code()),
+                "unchanged": await side.build(subject),
             }
         finally:
             side.remove()

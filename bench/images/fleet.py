@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 
-from bench.images.engines import engines
 from bench.images.subject import BASE, FEW_REQUIREMENTS, Subject
 from bench.images.towline_side import TowlineSide, opened
 from towline.names import AgentName
@@ -18,6 +17,7 @@ from towline_agent.engine.docker import connecting
 from towline_agent.image_records import ImageRecords
 from towline_agent.sharing import SharedImages
 from towline_testing.container_registry import container_registry
+from towline_testing.engines import engines
 
 __all__ = ["measure_fleet"]
 

@@ -20,6 +20,7 @@ from towline_agent.packages import Packages
 from towline_agent.registry import Registry
 from towline_agent.sharing import SharedImages
 from towline_agent.sources import Sources
+from towline_agent.telling import Tell
 
 __all__ = ["TowlineSide", "opened"]
 
@@ -52,7 +53,7 @@ class TowlineSide:
         """
         spec = await self._spec(subject)
         began = time.perf_counter()
-        got = await self._images.ensure(spec, _NoLog(), lambda _: None)
+        got = await self._images.ensure(spec, _NoLog(), Tell(lambda _: None))
         seconds = time.perf_counter() - began
         if not isinstance(got, Ready):
             raise RuntimeError(f"not built: {got.failure.message}\n{got.failure.log_tail}")

@@ -73,7 +73,7 @@ def dockerd_and_agent_killed_past_the_lease(world: World) -> None:
     world.ended(run, state=SUCCEEDED)
     world.engine.start(live_restore=True)
     world.agent("a")
-    world.until(lambda: not other.leftovers())
+    world.until(lambda: not other.leftovers(agents=1))
     world.seen.append("killed by pid in time, b ran it on another engine")
 
 

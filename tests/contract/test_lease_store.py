@@ -93,7 +93,11 @@ _SMALL = st.integers(0, 2)
 _ASKED = st.one_of(
     st.tuples(st.just("submit"), _SMALL, _SMALL),
     st.tuples(st.sampled_from(("open", "open many")), _SMALL, st.integers(0, 11)),
-    st.tuples(st.sampled_from(("renew", "leave", "drain", "drain by", "settle")), _SMALL, st.integers(0, 5)),
+    st.tuples(
+        st.sampled_from(("renew", "leave", "drain", "drain by", "withhold", "settle")),
+        _SMALL,
+        st.integers(0, 5),
+    ),
     st.tuples(st.just("hand out"), st.just(0), st.just(0)),
     st.tuples(st.just("hand out"), st.just(0), st.just(0)),
     st.tuples(st.sampled_from(_REPORTS), st.integers(0, 5), st.integers(0, 11)),
@@ -148,7 +152,7 @@ class Pair:
                 await self._open((who, how))
             case "open many":  # one of them twice
                 await self._open((who, how), ((who + 1) % 3, (how + 5) % 12), (who, (how + 7) % 12))
-            case "renew" | "leave" | "drain" | "settle":
+            case "renew" | "leave" | "drain" | "withhold" | "settle":
                 await self._ask_session(what, who, how)
             case "hand out":
                 await self._hand_out()
@@ -260,6 +264,8 @@ class Pair:
                 await self.both(lambda store: store.leave(key))
             case "drain":
                 await self.both(lambda store: store.drain(key))
+            case "withhold":
+                await self.both(lambda store: store.withhold(key, ("", "its disk is full")[how % 2]))
             case _:
                 entries = self._inventory(key.agent, how)
                 keys = frozenset(entry.key for entry in entries if entry.key)
@@ -332,7 +338,7 @@ class Pair:
                 await read(_ATTEMPTS),
                 await read(
                     "SELECT name, instance_id, session, session_epoch, hello_seq, draining, "
-                    "drain_deadline IS NULL FROM queue.agents ORDER BY name"
+                    "drain_deadline IS NULL, withheld FROM queue.agents ORDER BY name"
                 ),
                 await read("SELECT id, agent, epoch FROM queue.sessions ORDER BY id"),
             ]
@@ -377,6 +383,7 @@ class Pair:
                     row.hello_seq,
                     row.draining,
                     row.drain_deadline is None,
+                    row.withheld,
                 )
                 for name, row in sorted(tables.agents.items())
             ],

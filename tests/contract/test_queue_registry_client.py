@@ -12,6 +12,9 @@ from towline.v1 import jobs_pb2
 from towline_queue.registry_client import RegistryClient, registry_client
 from towline_testing.registry import Registry, registry_service, registry_settings
 
+# What a client has from a registry is the same on each version.
+pytestmark = pytest.mark.one_postgres
+
 LATEST, FIRST = names.job_version("jobs/a/versions/latest"), names.job_version("jobs/a/versions/v0")
 
 

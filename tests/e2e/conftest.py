@@ -1,5 +1,7 @@
 """One whole Towline for the session, and projects to record runs from."""
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -52,8 +54,20 @@ def client(stack: Stack) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def training_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment as a person trains in: small, with Towline's SDK and one library."""
-    folder = tmp_path_factory.mktemp("training") / "venv"
+    """An environment as a person trains in: small, with Towline's SDK and one library; nobody changes it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "training"
+    folder.mkdir(exist_ok=True)
+    # One for all workers: the first one makes it.
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            _make_environment(folder / "venv")
+            (folder / "made").touch()
+    return folder / "venv/bin/python"
+
+
+def _make_environment(folder: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
     python = folder / "bin" / "python"
@@ -71,7 +85,6 @@ def training_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pyyaml",
     ]
     subprocess.run(command, check=True)
-    return python
 
 
 @pytest.fixture

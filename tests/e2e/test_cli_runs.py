@@ -122,6 +122,10 @@ def test_a_build_that_fails_shows_its_log(command: Command, client: Client) -> N
     assert "image build" in followed.stderr
     assert "| " in followed.stderr
     assert "no-such-package-of-towline" in followed.stderr
+    assert "preparing · installing 1 requirements" in followed.stderr
+    page = command("run", "show", followed.stderr.split()[1].rstrip(":")).stdout
+    assert "no image after" in page
+    assert "s  start the build container" in page
 
 
 def test_ctrl_c_detaches_and_the_run_goes_on(stack: Stack, command: Command, client: Client) -> None:

@@ -49,6 +49,16 @@ def test_recorded_run_is_repeated_with_other_parameters(
     )
     assert second.attempts[0].image_outcome == runs_pb2.IMAGE_OUTCOME_REUSED
     assert second.attempts[0].image_id == first.attempts[0].image_id
+    for run in (first, second):
+        times = run.attempts[0].times
+        moments = [times.lease_time, times.prepare_time, times.image_time, times.start_time, times.end_time]
+        found = [moment.ToNanoseconds() for moment in moments]
+        assert found[0] and found == sorted(found), times
+        # The log and the news of the start come by different ways.
+        assert found[0] < times.first_output_time.ToNanoseconds() <= found[-1]
+    was_there = first.attempts[0].image_outcome == runs_pb2.IMAGE_OUTCOME_REUSED
+    assert was_there != bool(first.attempts[0].image.steps)
+    assert not second.attempts[0].HasField("image")
 
     client.runs.outputs(first.name, tmp_path / "outputs")
     assert (tmp_path / "outputs/model/weights.bin").read_bytes() == bytes(range(256)) * 1000

@@ -14,8 +14,9 @@ from towline.capture import images
 from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.builder import Ready
 from towline_agent.core.recipe import LABEL_BUILDER, Indexes
+from towline_agent.telling import Tell
 from towline_testing.agent import code_spec, launch_spec
-from towline_testing.builds import Builds, always, building, run_in, unique
+from towline_testing.builds import Builds, always, building, exported, run_in, unique
 from towline_testing.checkouts import git_checkout
 from towline_testing.container_registry import ContainerRegistry, container_registry
 from towline_testing.engine import base_image, containers, docker, image_id
@@ -33,11 +34,6 @@ BUILT, REUSED = runs_pb2.IMAGE_OUTCOME_BUILT, runs_pb2.IMAGE_OUTCOME_REUSED
 async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
     async with building(embedded_postgres, tmp_path) as made:
         yield made
-
-
-def exported(image: str) -> bytes:
-    """All of an image: its layers and its configuration, as one archive."""
-    return subprocess.run(["docker", "save", image], capture_output=True, check=True).stdout
 
 
 async def test_an_image_is_built_once_and_then_reused(builds: Builds) -> None:
@@ -70,6 +66,27 @@ async def test_other_source_same_environment(builds: Builds) -> None:
     assert isinstance(one, Ready) and isinstance(two, Ready)
     assert one.facts.id != two.facts.id and two.outcome == BUILT
     assert b"requirements" not in builds.log.data, "the environment was installed again"
+    first, second = (told.image() for told in builds.tells)
+    assert first is not None and second is not None
+    installed = {step.name: step.pieces for step in first.steps}
+    assert list(installed) == [
+        "fetch the source",
+        "start the build container",
+        "resolve packages",
+        *(["fetch packages"] if "fetch packages" in installed else []),
+        "install packages",
+        "compile modules",
+        "keep the environment",
+        "add the source",
+        "keep the image",
+    ]
+    assert installed["install packages"] == 2 and installed["compile modules"]
+    assert [step.name for step in second.steps] == [
+        "fetch the source",
+        "reuse the environment",
+        "add the source",
+        "keep the image",
+    ]
 
 
 async def test_asked_for_twice_at_once_it_is_built_once(builds: Builds) -> None:
@@ -78,7 +95,9 @@ async def test_asked_for_twice_at_once_it_is_built_once(builds: Builds) -> None:
         tasks = [group.create_task(builds(job)) for _ in range(3)]
     outcomes = [got.outcome for got in (task.result() for task in tasks) if isinstance(got, Ready)]
     assert sorted(outcomes) == sorted([BUILT, REUSED, REUSED])
-    assert "waiting for another run that builds the same image" in builds.told
+    waiting = "waiting for another run that builds the same image"
+    assert waiting in builds.told
+    assert any(line.startswith(f"{waiting}: ") for line in builds.told), "nobody told how it goes"
 
 
 async def test_a_requirement_that_does_not_exist_is_named(builds: Builds) -> None:
@@ -289,7 +308,7 @@ async def test_image_jobs_use_what_is_there(builds: Builds) -> None:
     got = await builds.images.ensure(
         launch_spec(jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference=base_image()))),
         builds.log,
-        builds.told.append,
+        Tell(builds.told.append),
     )
     assert isinstance(got, Ready)
     assert got.outcome == REUSED and got.facts.id == image_id(base_image())
@@ -323,7 +342,13 @@ async def test_image_jobs_pull_what_is_not_there(builds: Builds, by_digest: bool
         assert isinstance(first, Ready), first
         assert first.outcome == runs_pb2.IMAGE_OUTCOME_PULLED
         assert first.facts.id == served.image_id and first.facts.environment == ("FROM=registry",)
-        assert any(told.startswith(f"pulling {reference}: ") for told in builds.told)
+        name = reference[: -(64 - 12)] if by_digest else reference
+        assert any(told.startswith(f"pulling {name}: 1 of 1 layers") for told in builds.told), builds.told
+        image = builds.tells[0].image()
+        assert image is not None
+        assert [(step.name, step.pieces, step.cached_pieces) for step in image.steps] == [
+            (f"pull {name}", 1, 0)
+        ]
         assert await builds(job) == Ready(first.facts, REUSED)
         always = docker_pb2.DockerImageOptions(pull_policy=docker_pb2.PULL_POLICY_ALWAYS)
         assert await builds(job, image=always) == Ready(first.facts, REUSED), "the registry has the same"

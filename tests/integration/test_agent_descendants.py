@@ -8,6 +8,7 @@ import pytest
 
 from towline.v1 import jobs_pb2, runs_pb2
 from towline_agent.builder import Ready
+from towline_agent.telling import Tell
 from towline_testing.agent import code_spec, launch_spec
 from towline_testing.builds import Builds, always, building, run_in, unique
 from towline_testing.postgres import PostgresServer
@@ -29,9 +30,10 @@ async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIter
 
 async def build(builds: Builds, job: str, requirements: tuple[str, ...]) -> str:
     """Build an image that holds these requirements and nothing else; returns its id."""
-    spec = code_spec(*await builds.source(main_py=unique()), requirements=requirements)
+    source = await builds.source(main_py=unique(), **{f"{uuid4().hex}_py": ""})
+    spec = code_spec(*source, requirements=requirements)
     spec.python.complete = True
-    got = await builds.images.ensure(_launched(spec, job), builds.log, builds.told.append)
+    got = await builds.images.ensure(_launched(spec, job), builds.log, Tell(builds.told.append))
     assert isinstance(got, Ready), got
     assert got.outcome == runs_pb2.IMAGE_OUTCOME_BUILT
     builds.made.append(got.facts.id)
@@ -55,6 +57,8 @@ async def test_a_changed_list_installs_what_differs_and_is_the_same_environment(
     # One that is not on the node: the marker makes it another, and its job has no other.
     anew = await build(builds, other_job, (*KEPT, *AFTER, f"iniconfig==2.0.0; {always()}"))
     assert run_in(descended, "sh", "-c", ALL_FILES) == run_in(anew, "sh", "-c", ALL_FILES)
+    # Made from an environment, never from an image that has a source tree as well.
+    assert len(run_in(descended, "ls", "/workspace").split()) == 2
     listed = run_in(descended, "python", "-c", "import idna; print(idna.__version__)")
     assert listed.strip() == "3.10"
 
@@ -65,7 +69,7 @@ async def test_a_change_that_cannot_be_installed_is_tried_anew_and_says_why(buil
     wrong = ("idna==0.0.0.dev0", "six==1.16.0")
     spec = code_spec(*await builds.source(main_py=unique()), requirements=(*KEPT, *wrong, marked))
     spec.python.complete = True
-    got = await builds.images.ensure(_launched(spec, job), builds.log, builds.told.append)
+    got = await builds.images.ensure(_launched(spec, job), builds.log, Tell(builds.told.append))
     assert not isinstance(got, Ready)
     assert got.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
     assert "idna==0.0.0.dev0" in got.failure.message + got.failure.log_tail

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import pytest
 from towline.capture.locks import LockFile, read_lock
 from towline.v1 import jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.builder import Ready
+from towline_agent.core.contents import CONTENTS
 from towline_testing.agent import code_spec
 from towline_testing.builds import Builds, always, building, run_in, unique
 from towline_testing.checkouts import SourceTree, git_checkout
@@ -22,11 +24,6 @@ from towline_testing.postgres import PostgresServer
 pytestmark = pytest.mark.docker
 
 UV = Path(sys.executable).with_name("uv")
-REQUIREMENTS, UV_LOCK, CONDA = (
-    jobs_pb2.LOCK_FORMAT_REQUIREMENTS_TXT,
-    jobs_pb2.LOCK_FORMAT_UV_LOCK,
-    jobs_pb2.LOCK_FORMAT_CONDA_ENVIRONMENT,
-)
 BACKENDS = {
     "setuptools": 'requires = ["setuptools>=61"]\nbuild-backend = "setuptools.build_meta"\n',
     "hatchling": 'requires = ["hatchling"]\nbuild-backend = "hatchling.build"\n',
@@ -199,6 +196,9 @@ async def test_editables_are_part_of_the_job_image_only(builds: Builds) -> None:
     assert one != other
     assert b"installing from the source" in builds.log.data
     assert b"1 requirements" not in builds.log.data, "the environment was installed again"
+    lists = [json.loads(run_in(image, "cat", CONTENTS))["components"] for image in (one, other)]
+    inner = [[each["name"] for each in found if each["name"] == "inner"] for found in lists]
+    assert inner == [[], ["inner"]], "each image lists what is in it"
 
 
 async def test_an_editable_package_that_does_not_build_is_told(builds: Builds) -> None:
@@ -291,9 +291,3 @@ async def test_a_lock_that_is_another_than_the_recorded_one(builds: Builds, tmp_
     assert "requirements.txt has the digest sha256:" in failure.message
     failure = await refused(builds, await environment(builds, {}, lock=chosen))
     assert "the source tree has no file requirements.txt" in failure.message
-
-
-async def test_an_environment_of_conda_is_what_its_pip_section_lists(builds: Builds) -> None:
-    chosen = jobs_pb2.DependencyLock(format=CONDA, path="environment.yml", digest="sha256:" + "0" * 64)
-    job = await environment(builds, {"environment.yml": ""}, "six==1.17.0", lock=chosen)
-    assert frozen(await ready(builds, job)) == ["six==1.17.0"]

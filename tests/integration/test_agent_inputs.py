@@ -15,7 +15,14 @@ import pytest
 from towline.v1 import artifacts_pb2, leases_pb2, runs_pb2
 from towline_testing.agent import AgentProcess, code_spec, launch_spec, python_spec
 from towline_testing.cut import CuttingProxy, cutting_proxy
-from towline_testing.engine import EngineProxy, containers, docker, remove_containers, remove_inputs
+from towline_testing.engine import (
+    EngineProxy,
+    base_image,
+    containers,
+    docker,
+    remove_containers,
+    remove_inputs,
+)
 from towline_testing.lease_peer import LeasePeer
 from towline_testing.postgres import PostgresServer
 from towline_testing.registry import (
@@ -310,6 +317,49 @@ async def test_a_volume_that_somebody_removed_is_filled_again(place: Place) -> N
     again = await place.grant(LISTS, data=data)
     assert (await peer.finish_of(again)).outcome == SUCCEEDED
     assert json.loads(peer.output(again).splitlines()[0]) == listed(DATA, "data")
+
+
+async def test_inputs_that_no_run_uses_go_where_a_disk_is_full(place: Place) -> None:
+    data, other = await place.put("data", DATA), await place.put("other", {"x": b"x"})
+    await place.start_agent()
+    assert (await place.peer.finish_of(await place.grant(LISTS, data=data))).outcome == SUCCEEDED
+    waiting = await place.grant(WAITS, data=other)
+    await place.peer.state_of(waiting, runs_pb2.RUN_STATE_RUNNING)
+    assert len(place.volumes()) == 2
+    place.agent.kill()
+    await place.start_agent(KEEP_FREE="1000TiB")
+    await place.peer.until(lambda: len(place.volumes()) == 1, within=30)
+    await place.peer.cancel(waiting, timedelta(0))
+    await place.peer.finish_of(waiting)
+
+
+async def test_an_image_that_somebody_removed_before_its_container_was_made_is_looked_for_again(
+    place: Place,
+) -> None:
+    reference = f"towline-test/gone:{new_id()}"
+
+    def make_image() -> None:
+        container = docker("create", base_image(), "true")
+        docker("commit", container, reference)
+        docker("rm", container)
+
+    make_image()
+    data = await place.put("data", DATA)
+    place.proxy.cuts = [1] * 10_000
+    await place.start_agent()
+    spec = python_spec(LISTS)
+    spec.job.image.reference = reference
+    spec.inputs.add(name="data", artifact=data)
+    grant = await place.peer.grant(spec)
+    # It has the image by now, and asks what its inputs are.
+    await place.peer.until(lambda: place.proxy.broken > 2, within=30)
+    docker("rmi", reference)
+    make_image()
+    place.proxy.cuts.clear()
+    result = await place.peer.finish_of(grant, within=60)
+    docker("rmi", "--force", reference)
+    assert result.outcome == SUCCEEDED, result
+    assert "its image was removed from the engine" in place.details(grant)
 
 
 READS_FILES = """

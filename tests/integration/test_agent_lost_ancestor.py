@@ -10,6 +10,7 @@ import pytest
 from towline_agent.builder import Ready
 from towline_agent.engine.docker import DockerEngine
 from towline_agent.engine.port import Image
+from towline_agent.telling import Tell
 from towline_testing.agent import code_spec, launch_spec
 from towline_testing.builds import Builds, always, building, unique
 from towline_testing.postgres import PostgresServer
@@ -34,7 +35,7 @@ async def test_an_environment_is_made_of_the_base_image_where_the_other_is_gone(
         spec.python.complete = True
         launched = launch_spec(spec)
         launched.job_version = f"jobs/{job}/versions/v0"
-        got = await builds.images.ensure(launched, builds.log, builds.told.append)
+        got = await builds.images.ensure(launched, builds.log, Tell(builds.told.append))
         assert isinstance(got, Ready), got
         builds.made.append(got.facts.id)
 

@@ -58,12 +58,17 @@ async def test_a_program_that_kills_itself_has_failed(
     assert signal in result.failure.message
 
 
-async def test_a_stop_from_outside_while_no_agent_is_there(peer: LeasePeer, agent: AgentProcess) -> None:
+@pytest.mark.parametrize("lease", ["holds", "is over"])
+async def test_a_stop_from_outside_while_no_agent_is_there(
+    peer: LeasePeer, agent: AgentProcess, lease: str
+) -> None:
     grant = await peer.grant(python_spec(SLEEPS))
     await peer.until(lambda: peer.output(grant) == b"ready\n", within=30)
     (container,) = containers(towline_run=grant.spec.run)
     agent.kill()
     await asyncio.to_thread(kill, container)
+    if lease == "is over":  # as it is where nobody knows; the signal then comes to what has ended
+        (agent.folder / "deadlines.json").unlink()
     agent.start()
     result = await peer.finish_of(grant)
     assert result.failure.cause == runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, result

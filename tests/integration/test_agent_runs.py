@@ -44,7 +44,7 @@ while not os.path.exists("/towline/go"): time.sleep(0.05)
     assert [event.state for event in peer.events] == sorted(event.state for event in peer.events)
     running = await peer.state_of(grant, RUNNING)
     assert running.image_id == image_id(base_image())
-    assert running.image_outcome == runs_pb2.IMAGE_OUTCOME_REUSED
+    assert running.image_outcome == runs_pb2.IMAGE_OUTCOME_REUSED and not running.HasField("image")
     assert peer.replies[0].accepted
     await peer.until(lambda: not list((agent.folder / "attempts").iterdir()))
     assert not containers(towline_run=grant.spec.run)
@@ -131,6 +131,7 @@ import time; time.sleep(60)
     assert host["NanoCpus"] == 500_000_000 and host["PidsLimit"] == 512
     assert host["Init"] and host["NetworkMode"] == "none" and not host["Privileged"]
     assert found["Config"]["Labels"]["towline.lease"] == grant.lease_id
+    assert found["Config"]["Labels"]["towline.job"] == spec.job_version
     await peer.cancel(grant, timedelta(0))
     await peer.finish_of(grant)
 

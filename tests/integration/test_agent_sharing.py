@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +18,8 @@ from towline_agent.core.failures import failed
 from towline_agent.credentials import Credentials
 from towline_agent.engine.docker import DockerEngine, connecting
 from towline_agent.image_records import ImageRecords
-from towline_agent.sharing import Got, SharedImages, Tell, Wanted
+from towline_agent.sharing import Got, SharedImages, Wanted
+from towline_agent.telling import Tell
 from towline_testing.container_registry import ContainerRegistry, container_registry
 from towline_testing.engine import docker, image_id
 from towline_testing.postgres import PostgresServer, running_postgres
@@ -84,6 +86,7 @@ class Node:
         )
         self.tag = f"towline/test-sharing:{self.name}"
         self.told: list[str] = []
+        self.tell = Tell(self.told.append)
         self.builds = 0
         self.building = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -92,9 +95,7 @@ class Node:
         """What a build comes to; None: an image."""
 
     async def get(self, content: str) -> Got:
-        return await self.shared.get(
-            Wanted(digest_of(content.encode()), self.tag, self._build), self.told.append
-        )
+        return await self.shared.get(Wanted(digest_of(content.encode()), self.tag, self._build), self.tell)
 
     async def _build(self, tell: Tell) -> ImageFacts | leases_pb2.AttemptResult:
         self.builds += 1
@@ -154,6 +155,16 @@ async def test_of_four_nodes_that_ask_at_once_one_builds_and_the_others_pull(
     assert len({image_id(node.tag) for node in nodes}) == 1
     assert len(images.manifests()) == 1
     assert not docker("images", "--quiet", f"{images.repository()}:*"), "the tag of the push is gone again"
+    (builder,) = [node for node in nodes if node.builds]
+    for node in nodes:
+        if node is not builder:
+            image = node.tell.image()
+            assert image is not None
+            waited, *_, pull = image.steps  # on one engine, who pulls may find the name gone and pull again
+            assert waited.name == "wait for another agent's build"
+            assert re.fullmatch(f"pull {images.repository()}@sha256:[0-9a-f]{{12}}", pull.name)
+            assert pull.builder == f"agents/{builder.name}"
+            assert any("pulling" in line for line in node.told)
 
 
 async def test_who_waits_is_told_how_the_build_goes_and_another_takes_over_one_that_is_cancelled(
@@ -172,6 +183,11 @@ async def test_who_waits_is_told_how_the_build_goes_and_another_takes_over_one_t
 
         await eventually_async(told)
         assert second.told == [f"{first.name} builds the same image"]
+
+        async def told_more() -> bool:
+            return second.told[-1] == f"{first.name} builds the same image: installing"
+
+        await eventually_async(told_more)
         building.cancel()
     facts, outcome = waiting.result()
     assert (outcome, second.builds) == (BUILT, 1)

@@ -16,11 +16,10 @@ from towline.v1 import fleet_pb2, leases_pb2, runs_pb2
 from towline_testing.command import towline
 from towline_testing.fake_agent import FakeAgent, failed
 from towline_testing.lease_world import JOB, LeaseWorld, lease_world, policy
-from towline_testing.postgres import EMBEDDED
 from towline_testing.waiting import eventually_async
 
 # What the command line shows is the same on each version.
-pytestmark = pytest.mark.parametrize("postgres", [EMBEDDED], indirect=True, ids=["postgres18"])
+pytestmark = pytest.mark.one_postgres
 
 Command = Callable[..., Awaitable[subprocess.CompletedProcess[str]]]
 

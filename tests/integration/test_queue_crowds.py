@@ -19,6 +19,9 @@ from towline_testing.fake_agent import FakeAgent
 from towline_testing.lease_world import LeaseWorld, lease_world
 from towline_testing.waiting import eventually_async
 
+# It is about streams; their statements run on each version elsewhere.
+pytestmark = pytest.mark.one_postgres
+
 
 @pytest.fixture
 async def world(database_url: str, tmp_path: Path) -> AsyncIterator[LeaseWorld]:

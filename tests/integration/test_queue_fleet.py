@@ -50,6 +50,29 @@ async def test_an_agent_is_told_as_it_introduced_itself(world: LeaseWorld):
         assert found.HasField("last_seen_time")
 
 
+async def test_why_an_agent_takes_no_runs_is_shown_until_it_says_otherwise_or_begins_anew(world: LeaseWorld):
+    why = "its disk is full"
+
+    async def waits_because() -> str:
+        got = await world.service.runs.GetRun(runs_pb2.GetRunRequest(name=run))
+        return got.run.state_detail
+
+    async def shown(text: str) -> bool:
+        return (await agent_of(world)).withheld == text
+
+    async with FakeAgent().connected(world.service.channel) as session:
+        await session.beat(free_slots=0, withheld=why)
+        await eventually_async(lambda: shown(why))
+        run = await world.submit()
+        assert await waits_because() == f"the only agent that could take it takes no runs now: {why}"
+        await session.beat(free_slots=0)
+        await eventually_async(lambda: shown(""))
+        await session.beat(free_slots=0, withheld=why)
+        await eventually_async(lambda: shown(why))
+    async with FakeAgent().connected(world.service.channel):
+        assert await shown("")
+
+
 async def test_an_agent_that_left_is_disconnected_and_was_seen(world: LeaseWorld):
     async with FakeAgent().connected(world.service.channel):
         assert (await agent_of(world)).state == CONNECTED

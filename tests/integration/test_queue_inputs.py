@@ -155,6 +155,7 @@ async def test_all_that_is_not_there_is_named_by_its_path(world: World) -> None:
     assert await world.names() == []
 
 
+@pytest.mark.one_postgres
 @pytest.mark.parametrize(
     ("given", "path"),
     [

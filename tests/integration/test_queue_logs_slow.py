@@ -18,6 +18,9 @@ from towline_testing.queue import QueueService
 from towline_testing.registry import registry_service, registry_settings
 from towline_testing.waiting import eventually
 
+# It is the service's memory that is looked at.
+pytestmark = pytest.mark.one_postgres
+
 LOG_MIB = 20
 IDLE_READERS = 30
 WRITERS = 6

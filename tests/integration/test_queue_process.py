@@ -67,6 +67,7 @@ def test_what_prevents_a_start_is_one_line(settings: dict[str, str], said: str) 
     assert said in lines[0]
 
 
+@pytest.mark.one_postgres
 def test_a_port_in_use_is_said_so(database_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -95,6 +96,7 @@ def service(database_url: str, tmp_path: Path) -> Iterator[tuple[subprocess.Pope
         process.communicate()
 
 
+@pytest.mark.one_postgres
 async def test_it_is_healthy_tells_its_services_and_stops_in_order(
     service: tuple[subprocess.Popen[str], str],
 ) -> None:

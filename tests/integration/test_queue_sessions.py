@@ -43,6 +43,7 @@ async def running(world: LeaseWorld, agent: FakeAgent) -> leases_pb2.Grant:
     return grant
 
 
+@pytest.mark.one_postgres
 @pytest.mark.parametrize(
     ("change", "field"),
     [

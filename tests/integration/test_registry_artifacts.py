@@ -125,6 +125,7 @@ async def test_blobs_must_be_there(registry: Registry) -> None:
     assert (await refused(listing)).reason == "ARTIFACT_NOT_FOUND"
 
 
+@pytest.mark.one_postgres
 @pytest.mark.parametrize(
     ("asked", "field"),
     [

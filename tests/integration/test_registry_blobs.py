@@ -35,6 +35,9 @@ from towline_testing.registry import (
 )
 from towline_testing.waiting import eventually_async
 
+# It is about streams and files; statements about blobs run on each version elsewhere.
+pytestmark = pytest.mark.one_postgres
+
 MIB = 1024 * 1024
 
 

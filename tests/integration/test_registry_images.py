@@ -229,6 +229,7 @@ async def test_two_replicas_hand_out_one_lease(registry: Registry, database_url:
         assert waiting.result().image.reference == REFERENCE
 
 
+@pytest.mark.one_postgres
 @pytest.mark.parametrize(
     ("field", "request_"),
     [

@@ -172,6 +172,7 @@ async def test_git_source_is_kept_as_it_is(registry: Registry) -> None:
     assert list(version.spec.entrypoint) == list(spec.entrypoint)
 
 
+@pytest.mark.one_postgres
 @pytest.mark.parametrize(
     ("request_", "field"),
     [

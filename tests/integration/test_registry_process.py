@@ -32,6 +32,9 @@ from towline_testing.registry import (
 )
 from towline_testing.waiting import eventually_async
 
+# Processes, signals, disks and object stores are the same on each version.
+pytestmark = pytest.mark.one_postgres
+
 MIB = 1024 * 1024
 # Ours has the time first; gRPC's own, which it writes when it cannot listen, a letter and the date.
 LOG_LINE = re.compile(r"[0-9:]{8} INFO |E[0-9]{4} ")

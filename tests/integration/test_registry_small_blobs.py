@@ -23,6 +23,9 @@ from towline_testing.registry import (
     registry_settings,
 )
 
+# As of large ones: it is about streams and files.
+pytestmark = pytest.mark.one_postgres
+
 MIB = 1024 * 1024
 
 

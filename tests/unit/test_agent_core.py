@@ -21,7 +21,6 @@ from towline_agent.core.failures import (
     EndedBy,
     ExitStatus,
     SentSignal,
-    build_failure,
     ended_by,
     from_exit,
     from_start_error,
@@ -406,37 +405,6 @@ def test_only_what_may_have_been_told_to_end_waits_for_the_engine(
     status: ExitStatus, signals: list[SentSignal] | None, may: bool
 ) -> None:
     assert may_be_stopped(status, signals) is may
-
-
-UV_SAYS = {
-    "nope": """  \u00d7 No solution found when resolving dependencies:
-  ╰─▶ Because nope was not found in the package registry and you require
-      nope, we can conclude that your requirements are unsatisfiable.
-""",
-    "six==99.0": """  \u00d7 No solution found when resolving dependencies:
-  ╰─▶ Because there is no version of six==99.0 and you require six==99.0, we
-      can conclude that your requirements are unsatisfiable.
-""",
-    "pkg==1.0": """  \u00d7 Failed to build `pkg==1.0`
-  ├─▶ The build backend returned an error
-""",
-    "numpy==1.0": """  x No solution found when resolving dependencies:
-  `-> Because numpy==1.0 has no wheels with a matching Python ABI tag and
-      you require numpy==1.0, we can conclude
-""",
-}
-
-
-@pytest.mark.parametrize(("name", "log"), UV_SAYS.items(), ids=UV_SAYS.keys())
-def test_the_requirement_that_fails_is_named(name: str, log: str) -> None:
-    failure = build_failure(log).failure
-    assert failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
-    assert f"requirement `{name}` cannot be installed" in failure.message
-    assert failure.log_tail == log
-
-
-def test_a_failure_without_a_name() -> None:
-    assert "the job's requirements cannot be installed" in build_failure("error: no space").failure.message
 
 
 def test_refused_starts() -> None:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towline.v1 import leases_pb2
+from towline.v1 import leases_pb2, runs_pb2
 from towline_agent.core import effects as fx
 from towline_agent.core.failures import succeeded
+from towline_agent.core.lease import GotImage
 from towline_agent.core.phases import Phase
 from towline_agent.core.stops import Signalled, Stop, StopReason, Window
 from towline_testing.lease_books import (
@@ -77,6 +78,24 @@ def test_what_cannot_be_taken_is_refused(prepare: Any, reason: str) -> None:
     prepare(made)
     assert made.granted(grant(), 0, 1) == []
     assert reason in made.replies[-1].reason
+
+
+def test_how_the_image_was_got_is_told_with_every_later_word() -> None:
+    made = book()
+    running(made)
+    made.told(KEY, "running")
+    lease = made.find(KEY)
+    assert lease is not None
+    (event,) = lease.events_after(0)
+    assert not event.image_outcome and not event.HasField("image")
+    built = runs_pb2.IMAGE_OUTCOME_BUILT
+    how = runs_pb2.AttemptImage(size_bytes=5, steps=[runs_pb2.ImageStep(name="install packages")])
+    made.has_image(KEY, GotImage(built, "sha256:1", how))
+    for detail in ("running", "keeping the outputs"):
+        made.told(KEY, detail)
+        (event,) = lease.events_after(0)
+        told = (event.detail, event.image_outcome, event.image_id, event.image)
+        assert told == (detail, built, "sha256:1", how)
 
 
 def test_an_older_attempt_of_the_run_is_gone_before_a_newer_begins() -> None:

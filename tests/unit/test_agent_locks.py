@@ -8,6 +8,7 @@ import pytest
 from towline.errors import InvalidArgument, NotFound
 from towline.v1 import jobs_pb2
 from towline_agent.core import keys, recipe, repositories
+from towline_agent.core.conda import Channels
 from towline_agent.core.locks import Locked, read_lock
 
 COMMIT = "c0ffee" * 6 + "beef"
@@ -110,14 +111,13 @@ def test_extras_and_groups_of_uv() -> None:
             read({"uv.lock": wrong}, "uv.lock")
 
 
-def test_only_locks_that_are_files_of_their_own_are_read() -> None:
+def test_what_has_no_lock_reads_none() -> None:
     def never(path: str) -> bytes:
         raise AssertionError(path)
 
     plain = jobs_pb2.PythonEnvironment(requirements=["six"])
-    assert recipe.locked_environment(plain, never) is None
+    assert recipe.locked_environment(plain, never, Channels()) is None
     plain.lock.format = jobs_pb2.LOCK_FORMAT_CONDA_ENVIRONMENT
-    assert recipe.locked_environment(plain, never) is None
     assert keys.lock_id(plain) and not keys.lock_id(jobs_pb2.PythonEnvironment())
 
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from towline_agent.core.failures import LogTail
 from towline_agent.core.logframes import LogFrames
 from towline_agent.core.offsets import SendWindow, Skipper
-from towline_agent.core.recipe import Redactor
+from towline_agent.core.redaction import Redactor, logins_of
 
 PART = 16 * 1024
 
@@ -188,7 +188,7 @@ def test_a_tail_has_40_lines_of_4_kib() -> None:
 @given(st.integers(1, 7))
 def test_credentials_never_show(step: int) -> None:
     log = b"get https://me:s3cret@host/simple\nfailed: s3cret, again me:s3cret\nend me"
-    redactor = Redactor(["https://me:s3cret@host/simple", "https://pypi.org/simple"])
+    redactor = Redactor(logins_of(["https://me:s3cret@host/simple", "https://pypi.org/simple"]))
     shown = b"".join(redactor.feed(log[start : start + step]) for start in range(0, len(log), step))
     shown += redactor.end()
     assert shown == b"get https://****@host/simple\nfailed: ****, again ****\nend me"
@@ -196,7 +196,7 @@ def test_credentials_never_show(step: int) -> None:
 
 @given(st.integers(60, 80))
 def test_of_a_log_without_newlines_little_is_held_back_and_no_credential_shows(before: int) -> None:
-    redactor = Redactor(["https://me:s3cret@host/simple"])
+    redactor = Redactor(logins_of(["https://me:s3cret@host/simple"]))
     log = b"x" * (64 * 1024 - 70 + before) + b"me:s3cret" + b"y" * 100_000 + b"s3cret"
     pieces = (log[start : start + 50] for start in range(0, len(log), 50))
     shown, held = b"", 0

@@ -31,7 +31,9 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_lists_are_written_with_commas_or_as_json(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
     monkeypatch.setenv("TOWLINE_AGENT_QUEUES", written)
     monkeypatch.setenv("TOWLINE_AGENT_LABELS", "zone=a,disk=ssd")
+    monkeypatch.setenv("TOWLINE_AGENT_BUILD_SECRETS", "token=/etc/token, pip=/etc/pip.conf")
     settings = AgentSettings()
+    assert settings.build_secrets == {"token": Path("/etc/token"), "pip": Path("/etc/pip.conf")}
     assert settings.queue_names == ["queues/a", "queues/b"]
     assert settings.labels == {"zone": "a", "disk": "ssd"}
 
@@ -45,6 +47,15 @@ def test_what_is_wrong_is_named() -> None:
         AgentSettings(queues=())
     with pytest.raises(ValidationError, match="slots"):
         AgentSettings(slots=0)
+    with pytest.raises(ValidationError, match="'3' is no version of Python"):
+        AgentSettings(ready_pythons=("3.12", "3"))
+    with pytest.raises(ValidationError, match="'a b' is no image reference"):
+        AgentSettings(ready_images=("python:3.12-slim", "a b"))
+    for secret in ({"token": Path()}, {"": Path("/etc/token")}):
+        with pytest.raises(ValidationError, match="write ID=FILE, with the whole path of the file"):
+            AgentSettings(build_secrets=secret)
+    with pytest.raises(ValidationError, match="dockerfile_builder"):
+        AgentSettings(dockerfile_builder="kaniko")  # type: ignore[arg-type] # what an environment may hold
     with pytest.raises(ValidationError, match="too long for a socket"):
         AgentSettings(data_dir=Path("/" + "x" * 120))
 

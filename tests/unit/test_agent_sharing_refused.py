@@ -1,7 +1,7 @@
 """Images of a fleet where the registry refuses what agents ask of it: no run ends for that."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import grpc
@@ -16,6 +16,7 @@ from towline_agent.core.failures import failed
 from towline_agent.engine.docker import connecting
 from towline_agent.image_records import ImageRecords
 from towline_agent.sharing import SharedImages, Wanted
+from towline_agent.telling import Tell
 
 RESULT = failed(runs_pb2.FAILURE_CAUSE_CONTROL_PLANE, "Built, as far as that goes here.")
 _TTL = timedelta(milliseconds=30)
@@ -81,12 +82,12 @@ async def shared(refusing: Refusing) -> AsyncIterator[SharedImages]:
 async def test_a_build_goes_on_where_its_lease_is_not_renewed(
     shared: SharedImages, refusing: Refusing
 ) -> None:
-    async def build(tell: Callable[[str], None]) -> ImageFacts | leases_pb2.AttemptResult:
+    async def build(tell: Tell) -> ImageFacts | leases_pb2.AttemptResult:
         await refusing.renewed_again.wait()
         return RESULT
 
     async with asyncio.timeout(10):
-        assert await shared.get(Wanted("sha256:" + 64 * "0", "t:1", build), lambda _: None) == RESULT
+        assert await shared.get(Wanted("sha256:" + 64 * "0", "t:1", build), Tell(lambda _: None)) == RESULT
 
 
 async def test_an_image_is_built_where_nobody_tells_who_has_it(
@@ -95,11 +96,11 @@ async def test_an_image_is_built_where_nobody_tells_who_has_it(
     refusing.gives_leases = False
     told: list[str] = []
 
-    async def build(tell: Callable[[str], None]) -> ImageFacts | leases_pb2.AttemptResult:
+    async def build(tell: Tell) -> ImageFacts | leases_pb2.AttemptResult:
         return RESULT
 
     async with asyncio.timeout(10):
-        assert await shared.get(Wanted("sha256:" + 64 * "0", "t:1", build), told.append) == RESULT
+        assert await shared.get(Wanted("sha256:" + 64 * "0", "t:1", build), Tell(told.append)) == RESULT
     (line,) = told
     assert "of an earlier release" in line
     assert line.endswith(": building it here")
@@ -111,10 +112,10 @@ async def test_others_are_told_what_an_installation_said_and_not_what_a_node_lac
 ) -> None:
     result = failed(runs_pb2.FAILURE_CAUSE_IMAGE_BUILD, "The image could not be built.", log_tail)
 
-    async def build(tell: Callable[[str], None]) -> ImageFacts | leases_pb2.AttemptResult:
+    async def build(tell: Tell) -> ImageFacts | leases_pb2.AttemptResult:
         return result
 
     async with asyncio.timeout(10):
-        assert await shared.get(Wanted("sha256:" + 64 * "0", "t:1", build), lambda _: None) == result
+        assert await shared.get(Wanted("sha256:" + 64 * "0", "t:1", build), Tell(lambda _: None)) == result
     (finished,) = refusing.finished
     assert finished.WhichOneof("outcome") == told

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from towline.cli import enums, pages, run_tables, words
+from towline.cli import enums, following, pages, run_tables, words
 from towline.cli.selection import Selection
 from towline.errors import InvalidArgument
 from towline.v1 import fleet_pb2, jobs_pb2, runs_pb2
@@ -221,6 +221,13 @@ def test_an_agent_that_drains_tells_its_deadline() -> None:
     assert f"runs left at {moment} are preempted" in _text(pages.agent(agent))
 
 
+def test_an_agent_that_takes_no_runs_tells_why() -> None:
+    agent = fleet_pb2.Agent(name="agents/node-1", state=fleet_pb2.AGENT_STATE_CONNECTED)
+    assert "takes no runs" not in _text(pages.agent(agent))
+    agent.withheld = "its disk is full"
+    assert "because its disk is full" in _text(pages.agent(agent))
+
+
 def test_a_drain_of_an_agent_that_is_away_promises_nothing_else() -> None:
     agent = fleet_pb2.Agent(name="agents/node-1", state=fleet_pb2.AGENT_STATE_DISCONNECTED)
     assert pages.draining(agent) == (
@@ -321,3 +328,63 @@ def test_a_version_shows_what_its_source_was_made_of():
     )
     version.spec.image.CopyFrom(jobs_pb2.ImageSource(reference="x@sha256:1", requested="x:latest"))
     assert "image x@sha256:1 (which was x:latest)" in _text(pages.job_version(version, [version]))
+
+
+def _image(**fields: object) -> runs_pb2.AttemptImage:
+    image = runs_pb2.AttemptImage(size_bytes=3 * 2**28, **fields)
+    image.duration.FromTimedelta(timedelta(seconds=12.34))
+    return image
+
+
+def test_the_page_says_how_the_image_came_about_and_where_each_second_went() -> None:
+    run = _run()
+    attempt = run.attempts[0]
+    attempt.image_outcome = runs_pb2.IMAGE_OUTCOME_BUILT
+    attempt.times.image_time.FromDatetime(START + timedelta(seconds=5))
+    attempt.times.first_output_time.FromDatetime(START + timedelta(seconds=8))
+    fetched = runs_pb2.ImageStep(name="fetch packages", pieces=12, transferred_bytes=5 * 2**20)
+    fetched.duration.FromTimedelta(timedelta(seconds=65))
+    installed = runs_pb2.ImageStep(name="install packages", pieces=1200, cached_pieces=1188)
+    attempt.image.CopyFrom(_image(steps=[fetched, installed]))
+    text = _text(pages.run(run))
+    assert "queued 1.0 s, image 4.0 s, starting 1.0 s, first output after 2.0 s, running 1 m 04 s" in text
+    assert "image built (aaaaaaaaaaaa), 768.0 MiB, in 12.3 s" in text
+    assert "1 m 05 s  fetch packages: 12, 5.0 MiB" in text
+    assert "0.0 s  install packages: 1,200, 1,188 of them cached" in text
+
+
+def test_the_page_says_who_built_what_was_pulled_and_what_was_done_for_no_image() -> None:
+    run = _run()
+    attempt = run.attempts[0]
+    attempt.image_outcome = runs_pb2.IMAGE_OUTCOME_PULLED
+    pulled = runs_pb2.ImageStep(name="pull images.example/t@sha256:1", pieces=7, builder="agents/node-2")
+    attempt.image.CopyFrom(_image(steps=[pulled]))
+    text = _text(pages.run(run))
+    assert "image pulled (aaaaaaaaaaaa), built by node-2, 768.0 MiB, in 12.3 s" in text
+    assert "pull images.example/t@sha256:1: 7, built by node-2" in text
+    attempt.image_outcome, attempt.image_id = runs_pb2.IMAGE_OUTCOME_UNSPECIFIED, ""
+    assert "no image after 12.3 s" in _text(pages.run(run))
+
+
+def test_what_is_done_for_an_image_is_followed_line_by_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = 100.0
+    monkeypatch.setattr(following.time, "monotonic", lambda: moment)
+    screen = following._Plain()
+    run = runs_pb2.Run(name="runs/r1", state=runs_pb2.RUN_STATE_PREPARING, queue_position=-1)
+    for after, detail in (
+        (0.0, "getting the image"),
+        (0.5, "pulling a/b:1: 1 of 7 layers"),
+        (1.0, "pulling a/b:1: 2 of 7 layers"),
+        (9.0, "pulling a/b:1: 3 of 7 layers"),
+        (11.0, "pulling a/b:1: 4 of 7 layers"),
+    ):
+        moment, run.state_detail = 100.0 + after, detail
+        screen.changed(run)
+    said = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "preparing · getting the image",
+        "preparing · pulling a/b:1: 1 of 7 layers",
+        "preparing · pulling a/b:1: 4 of 7 layers",
+    ]

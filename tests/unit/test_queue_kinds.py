@@ -11,6 +11,7 @@ from towline.names import RunName
 from towline.v1 import docker_pb2, jobs_pb2, queues_pb2, runs_pb2
 from towline_queue.core.kinds import Recipe, repeat_run, taken_apart
 from towline_queue.core.submission import NewRun, check
+from towline_queue.inputs import asked_inputs
 from towline_queue.recently_used import RecentlyUsed
 
 NAME = RunName("runs/01abcdefghjkmnpqrs")
@@ -111,6 +112,59 @@ def test_what_a_run_reads_is_its_kinds_and_stays_when_it_is_repeated() -> None:
     kind, own = taken_apart(repeat_run(new, RunName("runs/again")))
     assert kind.inputs == made.kind.inputs
     assert list(runs_pb2.LaunchSpec.FromString(kind.spec + own).inputs) == read
+
+
+def test_a_build_has_what_makes_its_image_and_no_more_however_often_it_is_repeated() -> None:
+    image = docker_pb2.DockerImageOptions(base_image="base:${author}")
+    template = docker_pb2.DockerTemplate(gpus="2", environment={"WHO": "${run_id}"}, image=image)
+    queue_spec = queues_pb2.QueueSpec(docker=template).SerializeToString()
+    version = jobs_pb2.JobVersion()
+    version.CopyFrom(VERSION)
+    version.spec.inputs.add(name="data", artifact="artifacts/a/versions/v1")
+    asked = check(submission(build_only=True, author="ann"), "run")
+    assert not asked_inputs(version.spec, asked, "run.inputs").artifacts
+    made = Recipe(asked, version, queue_spec)
+    spec = whole(made, made.own_fields(NAME, "", ""))
+    ended = NewRun(spec, runs_pb2.PRIORITY_LOW, {}, {}, None, "", queue_spec)
+    for one in (spec, repeat_run(ended, RunName("runs/again")).spec):
+        only = docker_pb2.DockerImageOptions(base_image="base:ann")
+        assert (one.build_only, one.docker) == (True, docker_pb2.DockerOptions(image=only))
+    assert (made.kind.shape, spec.display_name) == (0, "build-digits-pqrs")
+
+
+def test_images_are_built_as_the_queue_lets_submissions_say() -> None:
+    job = jobs_pb2.DockerfileBuild(path="Dockerfile", build_args={"A": "1", "B": "2"})
+    version, plain = jobs_pb2.JobVersion(), VERSION
+    version.CopyFrom(plain)
+    version.spec.dockerfile.CopyFrom(job)
+    allowed = docker_pb2.DockerImageOptions(dockerfile_override=True)
+    lets = queues_pb2.QueueSpec(docker=docker_pb2.DockerTemplate(image=allowed))
+
+    def built(
+        version: jobs_pb2.JobVersion, given: jobs_pb2.DockerfileBuild | None, queue: queues_pb2.QueueSpec
+    ) -> jobs_pb2.DockerfileBuild | None:
+        checked = check(submission(dockerfile=given), "run")
+        made = Recipe(checked, version, queue.SerializeToString())
+        spec = runs_pb2.LaunchSpec.FromString(made.kind.spec)
+        return spec.dockerfile if spec.HasField("dockerfile") else None
+
+    argument = jobs_pb2.DockerfileBuild(build_args={"B": "3"})
+    assert built(plain, None, lets) is None
+    assert built(version, None, queues_pb2.QueueSpec()) == job
+    over = jobs_pb2.DockerfileBuild(path="Dockerfile", build_args={"A": "1", "B": "3"})
+    assert built(version, argument, lets) == over
+    other = jobs_pb2.DockerfileBuild(path="other")
+    assert built(plain, other, lets) == built(version, other, lets) == other
+    image = jobs_pb2.JobVersion(spec=jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference="a")))
+    for of, asked, queue, field, problem in (
+        (version, argument, queues_pb2.QueueSpec(), "run.dockerfile", "dockerfile_override"),
+        (plain, argument, lets, "run.dockerfile.path", "the job has no Dockerfile"),
+        (image, other, lets, "run.dockerfile", "the job is an image"),
+        (version, jobs_pb2.DockerfileBuild(path="/x"), lets, "run.dockerfile.path", "no path in the source"),
+    ):
+        with pytest.raises(InvalidArgument, match=problem) as caught:
+            built(of, asked, queue)
+        assert caught.value.metadata["field"] == field
 
 
 def test_wrong_parameters_are_named_with_their_run() -> None:

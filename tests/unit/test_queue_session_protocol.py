@@ -65,6 +65,20 @@ def test_what_one_message_says_is_carried_out_in_the_order_of_its_fields():
     assert session.tell(on.Drained()) == on.Renew(session.protocol.key)
 
 
+def test_why_an_agent_takes_no_runs_is_stored_when_it_is_another_reason_and_never_delays_a_renewal():
+    session = Driven()
+    stored = []
+    for why in ("", "full", "full", "full\x00er" + "r" * 2000, ""):
+        assert isinstance(session.say(heartbeat=leases_pb2.Heartbeat(seq=1, withheld=why)), on.Renew)
+        call = session.tell(on.Renewed(Renewal(False, [])))
+        if call is not None:
+            assert session.sent[-1].HasField("renewed")
+            stored.append(call.why)
+            assert session.tell(on.Withheld()) is None
+    assert [why[:7] for why in stored] == ["full", "full\N{REPLACEMENT CHARACTER}er", ""]
+    assert max(map(len, stored)) == 1024
+
+
 def test_a_second_call_never_begins_before_the_first_is_answered():
     session = Driven()
     session.say(heartbeat=leases_pb2.Heartbeat(seq=1))

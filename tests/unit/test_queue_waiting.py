@@ -10,6 +10,8 @@ from towline_queue.core.run_ids import run_names
 
 IDLE = AgentFacts(connected=True, draining=False, slots=2, gpus=2, busy_slots=0, busy_gpus=0)
 
+FULL = "its disk is full"
+
 
 def agent(**facts: object) -> AgentFacts:
     return AgentFacts(**(vars(IDLE) | facts))
@@ -33,6 +35,23 @@ def agent(**facts: object) -> AgentFacts:
         ([agent(busy_slots=2), agent(busy_slots=2)], 0, "none of 2 agents that could take it has room now"),
         ([agent(busy_gpus=1), agent(gpus=0)], 2, "the only agent that could take it is busy"),
         ([agent(busy_slots=2), IDLE], 2, "about to start"),
+        (
+            [agent(withheld=FULL), agent(connected=False)],
+            0,
+            f"the only agent that could take it takes no runs now: {FULL}",
+        ),
+        ([agent(withheld=FULL, alike=3)], 0, f"none of 3 agents that could take it takes runs now: {FULL}"),
+        (
+            [agent(withheld="it rests"), agent(withheld=FULL, alike=2)],
+            0,
+            f"none of 3 agents that could take it takes runs now; 2 of them because {FULL}",
+        ),
+        (
+            [agent(withheld=FULL), agent(busy_slots=2)],
+            0,
+            f"none of 2 agents that could take it has room now; 1 of them because {FULL}",
+        ),
+        ([agent(withheld=FULL), IDLE], 0, "about to start"),
     ],
 )
 def test_the_binding_constraint_is_named(agents: list[AgentFacts], gpus: int, why: str) -> None:

@@ -13,6 +13,7 @@ from towline.v1.jobs_pb2 import (
     CodeSource,
     ConfigFile,
     DependencyLock,
+    DockerfileBuild,
     GitSource,
     ImageSource,
     JobSpec,
@@ -69,6 +70,10 @@ def git(**fields: Any) -> JobSpec:
     return JobSpec(git=GitSource(**values), entrypoint=["make"])
 
 
+def dockerfile(path: str = "Dockerfile", **fields: Any) -> JobSpec:
+    return code(dockerfile=DockerfileBuild(path=path, **fields))
+
+
 def provenance(**fields: Any) -> JobSpec:
     return code(provenance=Provenance(**fields))
 
@@ -86,11 +91,16 @@ def system(**fields: Any) -> JobSpec:
         files(("ü/ö.yml", "model")),
         python(wheels=[wheel(), wheel("b_c-2.0.1+cu12-cp311-cp311-linux_x86_64.whl", OTHER)]),
         python(editables=[".", ".towline/editables/b", "libs/a"]),
+        python(system_packages=["ffmpeg", "libgl1:amd64", "tree=2.1.0-1+b1"]),
+        code(platform="linux/amd64"),
+        image(platform="linux/arm/v7"),
         lock(),
         lock(path="sub/folder/uv.lock", extras=("dev", "gpu-12")),
         lock(CONDA, "environment.yml"),
         lock(PIP, "requirements/prod.in"),
         git(patch_digest=OTHER),
+        dockerfile(),
+        dockerfile("docker/Dockerfile", build_args={"A": "", "_b2": "x=y"}, target="train"),
         image(image=ImageSource(reference=f"alpine@{DIGEST}", requested="alpine:3")),
         provenance(result_schema_json='{"properties": {"loss": {"type": "number"}}}'),
         system(os="Debian", cpu_count=64, memory_bytes=2**40, gpus=["H100"] * 8, cuda_version="12.4"),
@@ -108,6 +118,11 @@ def test_taken(spec: JobSpec) -> None:
     ("spec", "field"),
     [
         (inputs(("", "artifacts/a/versions/v0")), "inputs[0].name"),
+        (dockerfile(""), "dockerfile.path"),
+        (dockerfile("../Dockerfile"), "dockerfile.path"),
+        (dockerfile(build_args={"A-B": ""}), "dockerfile.build_args"),
+        (dockerfile(target="a b"), "dockerfile.target"),
+        (image(dockerfile=DockerfileBuild(path="Dockerfile")), "dockerfile"),
         (inputs((".x", "artifacts/a/versions/v0")), "inputs[0].name"),
         (inputs(("a/b", "artifacts/a/versions/v0")), "inputs[0].name"),
         (inputs(("a", "artifacts/a/versions/v0"), ("a", "artifacts/b/versions/v0")), "inputs[1].name"),
@@ -132,6 +147,13 @@ def test_taken(spec: JobSpec) -> None:
         (python(wheels=[wheel(size_bytes=-1)]), "python.wheels[0].size_bytes"),
         (python(wheels=[wheel(f"a{n}-1.0-py3-none-any.whl") for n in range(257)]), "python.wheels"),
         (python(editables=["/src"]), "python.editables[0]"),
+        (python(system_packages=["--allow-downgrades"]), "python.system_packages[0]"),
+        (python(system_packages=["a b"]), "python.system_packages[0]"),
+        (python(system_packages=["tree", "tree"]), "python.system_packages[1]"),
+        (python(system_packages=["x" * 257]), "python.system_packages[0]"),
+        (python(system_packages=[f"a{n}" for n in range(501)]), "python.system_packages"),
+        (code(platform="amd64"), "platform"),
+        (image(platform="linux/amd64/v1/x"), "platform"),
         (python(editables=["a/../.."]), "python.editables[0]"),
         (python(editables=["a", "a"]), "python.editables[1]"),
         (lock(0), "python.lock.format"),
@@ -201,6 +223,7 @@ def test_order_is_no_content_where_it_means_nothing() -> None:
     assert len(both(files, ("a.json", "model"), ("b.json", "data"))) == 1
     assert len(both(lambda *given: python(wheels=given), wheel(), wheel("b-1-py3-none-any.whl"))) == 1
     assert len(both(lambda *given: python(editables=given), "a", "b")) == 1
+    assert len(both(lambda *given: python(system_packages=given), "ffmpeg", "tree")) == 1
     assert len(both(lambda *given: lock(extras=given), "a", "b")) == 1
     assert len(both(lambda *given: python(requirements=given), "a==1", "b==1")) == 2
 
@@ -219,6 +242,9 @@ def test_every_new_field_is_content_but_what_is_told_to_people() -> None:
         lock(digest=OTHER),
         git(),
         git(patch_digest=OTHER),
+        dockerfile(),
+        dockerfile(build_args={"A": "1"}),
+        dockerfile(target="1"),
     ]
     assert len({plain, *(digest_of(completed(spec)) for spec in contents)}) == len(contents) + 1
     told = provenance(result_schema_json="{}", system=SystemFacts(os="x"))

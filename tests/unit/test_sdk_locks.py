@@ -149,7 +149,8 @@ def test_an_environment_of_conda(tree):
     [
         ("- a list", "is no environment of conda"),
         ("dependencies: [", "is no YAML"),
-        ("dependencies: [python=3.11, cudatoolkit=12, conda-forge::ffmpeg]", "for cudatoolkit, ffmpeg; only"),
+        ("dependencies: [ffmpeg, '=3']", "'=3' is no package of conda"),
+        ("dependencies: [ffmpeg]\nvariables: [1]", "variables are no names with values"),
         ("dependencies: ['python>=3.10']", "python>=3.10 is not one version; write python=3.11"),
         ("dependencies: [python]", "python is not one version"),
         ("dependencies: [{pip: ['not one line']}]", "is no requirements file"),
@@ -160,6 +161,21 @@ def test_an_environment_of_conda(tree):
 def test_environments_of_conda_that_cannot_be_carried_over(tree, text, said):
     tree.write({"environment.yml": text})
     assert said in refused(tree, "environment.yml")
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "python"),
+    [
+        ("python=3.11, cudatoolkit=12, conda-forge::ffmpeg", "3.11"),
+        ("'python>=3.10', ffmpeg", ""),
+        ("ffmpeg", ""),
+        ("python, 'numpy >=2,<3'", ""),
+    ],
+)
+def test_packages_of_conda_are_left_to_the_agent(tree, dependencies, python):
+    tree.write({"environment.yml": f"dependencies: [{dependencies}, {{pip: [six==1.17.0]}}]\n"})
+    lock = read_lock(LockFile(tree.root / "environment.yml"), tree.root)
+    assert (lock.python, lock.requirements, lock.warnings) == (python, ["six==1.17.0"], [])
 
 
 def test_files_that_cannot_be_read(tree, tmp_path):

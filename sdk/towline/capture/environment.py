@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from towline.capture import editables, imports, probe, system, wheels
+from towline.capture import editables, imports, probe, system, system_packages, wheels
 from towline.capture.indexes import extra_index_urls, indexes_of
 from towline.capture.locks import Lock
 from towline.capture.requirements import Distribution, Selection, select
@@ -43,6 +43,8 @@ class Environment:
     complete: bool = False
     """Whether nothing else is installed, not even what one of these may need."""
     system: System = field(default_factory=System)
+    system_packages: tuple[str, ...] = ()
+    """Of the distribution, in order."""
 
     def close(self) -> None:
         """Remove the wheels."""
@@ -85,7 +87,8 @@ class Inspection:
         version, platform = self.facts["version"].rstrip("+"), self.facts["platform"]
         requirements = lock.requirements if lock else self.selection.requirements
         indexes = extra_index_urls(os.environ, self.source_root, self.facts["prefix"])
-        warnings = [*self.selection.warnings, *self.placed.warnings, *problems]
+        listed = system_packages.of_project(self.source_root)
+        warnings = [*self.selection.warnings, *self.placed.warnings, *problems, *listed.notes]
         if self.facts["implementation"] != "CPython":
             warnings.append(f"{self.facts['implementation']} is replaced by CPython {version}")
         return Environment(
@@ -102,6 +105,7 @@ class Inspection:
             # Elsewhere some requirements have needs that they do not have here.
             complete=lock is None and platform.startswith("Linux"),
             system=system.look(self.facts),
+            system_packages=listed.packages,
         )
 
     def _wheels(self) -> tuple[tuple[WheelFile, ...], list[str]]:

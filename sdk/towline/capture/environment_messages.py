@@ -17,6 +17,7 @@ def python(environment: Environment) -> jobs_pb2.PythonEnvironment:
         extra_index_urls=environment.extra_index_urls,
         editables=environment.editables,
         complete=environment.complete,
+        system_packages=environment.system_packages,
     )
     for wheel in environment.wheels:
         made.wheels.add(filename=wheel.path.name, digest=wheel.digest, size_bytes=wheel.size_bytes)

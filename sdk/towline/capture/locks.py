@@ -57,7 +57,7 @@ class Lock:
     python: str = ""
     """The interpreter it asks for; empty: it does not say."""
     requirements: list[str] = field(default_factory=list)
-    """Of an environment.yml, which agents do not read."""
+    """Of an environment.yml: what its pip section lists."""
     editables: list[str] = field(default_factory=list)
     """Of an environment.yml."""
     extra_index_urls: list[str] = field(default_factory=list)
@@ -237,27 +237,24 @@ def _read_conda(lock: Lock, content: str, root: Path) -> None:
     wanted = document.get("dependencies") if isinstance(document, dict) else None
     if not isinstance(wanted, list):
         raise _wrong(f"{lock.path} is no environment of conda: it has no list of dependencies")
-    refused = []
+    of_conda: list[str] = []
+    python: str | None = None
     for entry in wanted:
         if isinstance(entry, dict) and list(entry) == ["pip"] and isinstance(entry["pip"], list):
             _read_pip_section(lock, [str(line) for line in entry["pip"]], root)
             continue
         spec = _CONDA_SPEC.fullmatch(str(entry).strip())
-        name, version = (spec[1].lower(), spec[2]) if spec else (str(entry), "")
-        if name == "python":
-            lock.python = _conda_python(lock.path, version)
-        elif name != "pip":
-            refused.append(name)
-    if refused:
-        raise _wrong(
-            f"{lock.path} asks conda for {', '.join(refused)}; only python and its pip section are "
-            "taken. Move them to the pip section, or make an image with them (towline job create image)"
-        )
-    if variables := document.get("variables"):
-        lock.warnings.append(
-            f"{lock.path}: the variables {', '.join(map(str, variables))} are not set in containers; put "
-            "them into the queue's template"
-        )
+        if spec is None:
+            raise _wrong(f"{lock.path}: {str(entry)[:80]!r} is no package of conda; write name=version")
+        if spec[1].lower() == "python":
+            python = spec[2]
+        elif spec[1].lower() != "pip":
+            of_conda.append(spec[1])
+    variables = document.get("variables")
+    if python is not None:
+        lock.python = _conda_python(lock.path, python, needed=not of_conda and not variables)
+    if variables is not None and not isinstance(variables, dict):
+        raise _wrong(f"{lock.path}: its variables are no names with values")
 
 
 def _read_pip_section(lock: Lock, section: Sequence[str], root: Path) -> None:
@@ -282,11 +279,12 @@ def _read_pip_section(lock: Lock, section: Sequence[str], root: Path) -> None:
     _warn_unpinned(lock, unpinned)
 
 
-def _conda_python(path: str, version: str) -> str:
+def _conda_python(path: str, version: str, *, needed: bool) -> str:
+    """Read the version of Python; where conda is there to choose one, it need not be just one."""
     found = re.fullmatch(r"={1,2}\s*(3\.[0-9]+(?:\.[0-9]+)?)(?:\.\*)?(?:=\S+)?", version.replace(" ", ""))
-    if found is None:
+    if found is None and needed:
         raise _wrong(f"{path}: python{version} is not one version; write python=3.11, for instance")
-    return found[1]
+    return found[1] if found else ""
 
 
 def _yaml(path: str, content: str) -> Any:

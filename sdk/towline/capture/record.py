@@ -1,18 +1,20 @@
 """From a program to a version of a job."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from towline.capture import environment
+from towline.capture import dockerfiles, environment
+from towline.capture.dockerfiles import Dockerfile, DockerfileWish
 from towline.capture.entrypoint import Entrypoint, Program, entrypoint_of, job_name, parse_command
 from towline.capture.environment import Environment
 from towline.capture.locks import LockFile, read_lock
 from towline.capture.roots import Root, root_of_command
 from towline.capture.source import Snapshot, take_snapshot
+from towline.capture.system_packages import checked, image_platform
 from towline.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class Captured:
     environment: Environment
     snapshot: Snapshot
     config_json: str
+    dockerfile: Dockerfile | None = None
+    """What the image is built with in place of the environment; None: nothing."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -64,6 +68,8 @@ class Captured:
             entrypoint=self.entrypoint.command,
             working_dir=self.entrypoint.working_dir,
             python=environment_messages.python(self.environment),
+            platform=image_platform(self.environment.platform),
+            dockerfile=self.dockerfile.message() if self.dockerfile else None,
             config_json=self.config_json,
             provenance=jobs_pb2.Provenance(
                 git_commit=checkout.commit,
@@ -74,6 +80,15 @@ class Captured:
                 system=environment_messages.system(self.environment.system),
             ),
         )
+
+    def built_with(self, wish: DockerfileWish) -> Self:
+        """Return it with the Dockerfile that people name; see `dockerfiles.find` for the errors."""
+        return replace(self, dockerfile=dockerfiles.find(wish, self.snapshot.root, self.snapshot.paths))
+
+    def with_system_packages(self, packages: Iterable[str], field: str) -> Self:
+        """Return it with more system packages; InvalidArgument, which names the field, if one is none."""
+        added = checked((*self.environment.system_packages, *packages), field)
+        return replace(self, environment=replace(self.environment, system_packages=added))
 
     def close(self) -> None:
         """Remove the snapshot and the wheels from this machine."""
@@ -157,11 +172,12 @@ def capture_program(
     snapshot = take_snapshot(root.folder, checkout=root.checkout, excluded=excluded, extra=inspection.added)
     try:
         _check_included(program, snapshot)
+        dockerfile = dockerfiles.find(DockerfileWish(), snapshot.root, snapshot.paths)
         found = inspection.environment(snapshot.paths)
     except BaseException:
         snapshot.archive.unlink()
         raise
-    return Captured(job_name(program), entrypoint, found, snapshot, config_json)
+    return Captured(job_name(program), entrypoint, found, snapshot, config_json, dockerfile)
 
 
 def _check_included(program: Program, snapshot: Snapshot) -> None:

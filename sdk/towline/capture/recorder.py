@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from towline import names
 from towline.capture import environment, leavings, records
+from towline.capture.dockerfiles import DockerfileWish
 from towline.capture.entrypoint import Program, job_name, parse_command, script_or_command
 from towline.capture.finishing import finish
 from towline.capture.locks import LockFile
@@ -69,6 +70,8 @@ def main() -> None:
 def _record(asked: Mapping[str, Any], spool: Path) -> bool:
     """Record, and tell whether the folder of the recording is a record that waits."""
     captured, config = _captured_command(asked) if "track" in asked else (_captured_program(asked), {})
+    captured = captured.with_system_packages(asked.get("system_packages") or (), "system_packages")
+    captured = captured.built_with(_dockerfile(asked))
     for warning in captured.warnings:
         say(warning)
     if saved := records.sweep():
@@ -125,6 +128,11 @@ def _captured_command(asked: Mapping[str, Any]) -> tuple[Captured, dict[str, Any
     if config:
         entrypoint = replace(entrypoint, command=(*PREFIX, *entrypoint.command))
     return replace(captured, job=job_name(program), entrypoint=entrypoint), config
+
+
+def _dockerfile(asked: Mapping[str, Any]) -> DockerfileWish:
+    file = Path(asked["cwd"], asked["dockerfile"]) if asked["dockerfile"] else None
+    return DockerfileWish(file, asked.get("build_args") or {})
 
 
 def _excluded(asked: Mapping[str, Any]) -> list[Path]:

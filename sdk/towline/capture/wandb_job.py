@@ -36,8 +36,8 @@ _BROKEN_PYTHON: Final = re.compile(r"python(?:CPython|PyPy)\s*(?P<version>[\d.]*
 _VERSION: Final = re.compile(r"(?<![\d.])3\.\d+(\.\d+)?")
 _NO_BUILD: Final = "Towline builds images from the environment itself"
 _NOT_CARRIED: Final = {
-    "dockerfile": f"{_NO_BUILD}; what the Dockerfile installs besides Python packages has to be in the "
-    "agent's base image, or build the image and make a job of it (towline job create image)",
+    "dockerfile": f"{_NO_BUILD}, unless the job is recorded with the Dockerfile (towline job create code "
+    "--dockerfile FILE), or is an image that was built with it (towline job create image)",
     "build_context": f"{_NO_BUILD}; the whole source tree is there",
     "base_image": f"{_NO_BUILD}, on the agent's base images (TOWLINE_AGENT_BASE_IMAGES)",
 }

@@ -13,6 +13,7 @@ from towline.cli import (
     artifacts,
     exit_codes,
     failures,
+    job_builds,
     job_diffs,
     job_imports,
     job_versions,
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.status)
+jobs.app.command()(job_builds.build)
 jobs.app.command()(job_diffs.diff)
 jobs.app.command("import-wandb")(job_imports.import_wandb)
 jobs.app.command()(job_versions.alias)

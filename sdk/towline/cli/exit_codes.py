@@ -22,8 +22,8 @@ class ExitCode(IntEnum):
 
 
 MEANING: Final = {
-    ExitCode.OK: "done; with --follow and wait: the run succeeded; job diff: nothing differs",
-    ExitCode.RUN_NOT_SUCCEEDED: "with --follow and wait: the run failed or was cancelled; "
+    ExitCode.OK: "done; with --follow, wait and job build: the run succeeded; job diff: nothing differs",
+    ExitCode.RUN_NOT_SUCCEEDED: "with --follow, wait and job build: the run failed or was cancelled; "
     "job diff: the versions differ",
     ExitCode.BAD_INPUT: "the command line is wrong, or names something that does not exist",
     ExitCode.UNAVAILABLE: "a service cannot be reached, is overloaded or did not answer in time",

@@ -3,10 +3,11 @@
 import asyncio
 import base64
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -18,6 +19,8 @@ from towline.names import short
 from towline.v1 import logs_pb2, runs_pb2
 
 __all__ = ["Display", "display", "follow", "wait"]
+
+_HOW_FAR_EVERY_S: Final = 10.0
 
 
 class Display(Protocol):
@@ -41,17 +44,21 @@ class Display(Protocol):
 
 
 class _Plain:
-    """One line per change of state on standard error."""
+    """One line per change of state on standard error, and for each thing that is done to get an image."""
 
     build_log = None
 
     def __init__(self) -> None:
-        self._shown = ""
+        self._shown = ("", "")
+        self._shown_at = 0.0
 
     def changed(self, run: runs_pb2.Run) -> None:
-        state = words.state(run)
-        if state != self._shown:
-            self._shown = state
+        preparing = run.state == runs_pb2.RUN_STATE_PREPARING
+        # What follows a colon says how far it is, and changes twice a second.
+        shown = (words.state(run), run.state_detail.partition(": ")[0] if preparing else "")
+        now = time.monotonic()
+        if shown != self._shown or (preparing and now - self._shown_at >= _HOW_FAR_EVERY_S):
+            self._shown, self._shown_at = shown, now
             sys.stderr.write(pages.state_line(run) + "\n")
             sys.stderr.flush()
 

@@ -14,13 +14,19 @@ __all__ = ["from_git", "from_image"]
 
 
 def from_git(
-    source: jobs_pb2.GitSource, patch: Path | None, command: Sequence[str], job: str, given: Given
+    source: jobs_pb2.GitSource,
+    patch: Path | None,
+    dockerfile: jobs_pb2.DockerfileBuild | None,
+    command: Sequence[str],
+    job: str,
+    given: Given,
 ) -> jobs_pb2.CreateJobVersionResponse:
     """Make a version of a commit.
 
     Args:
         source: Its commit may be any ref; it is resolved now.
         patch: What goes over the commit.
+        dockerfile: How the image is built, if with a Dockerfile.
         command: As people type it, such as python train.py.
         job: Its name.
         given: What else people said.
@@ -30,7 +36,7 @@ def from_git(
         NotFound: See `remotes.resolve`.
         Unavailable: See there.
     """
-    spec = jobs_pb2.JobSpec(git=source, entrypoint=command)
+    spec = jobs_pb2.JobSpec(git=source, dockerfile=dockerfile, entrypoint=command)
     given.put_into(spec)
     if patch:
         remotes.check_patch(patch)

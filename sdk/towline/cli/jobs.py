@@ -99,6 +99,11 @@ def code(
     requirements: _Requirements = None,
     lock: options.Lock = None,
     extras: options.Extras = None,
+    dockerfile: options.Dockerfile = None,
+    build_args: options.BuildArgs = None,
+    target: options.Target = "",
+    system_packages: options.SystemPackages = None,
+    platform: options.Platform = "",
     aliases: _Aliases = None,
     json: options.Json = False,
 ) -> None:
@@ -115,6 +120,11 @@ def code(
             config_files=config_files or (),
             lock=lock,
             extras=extras or (),
+            dockerfile=dockerfile,
+            build_args=build_args or (),
+            target=target,
+            system_packages=system_packages or (),
+            platform=platform,
         )
         made = recording.from_folder(command, name, given)
     _tell(made, as_json=json)
@@ -137,18 +147,37 @@ def git(
     schema: _Schema = None,
     python: _Python = "3.11",
     requirements: _Requirements = None,
+    dockerfile: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH", help="Dockerfile to build the image with, relative to the root of the source."
+        ),
+    ] = "",
+    build_args: options.BuildArgs = None,
+    target: options.Target = "",
+    system_packages: options.SystemPackages = None,
+    platform: options.Platform = "",
     aliases: _Aliases = None,
     json: options.Json = False,
 ) -> None:
     """Make a job of a commit that agents fetch themselves."""
-    from towline.cli import job_sources
+    from towline.cli import job_sources, submission
     from towline.cli.recording import Given
     from towline.v1 import jobs_pb2
 
     source = jobs_pb2.GitSource(remote=remote, commit=commit, subfolder=subfolder)
-    given = Given(config, python, requirements, aliases or (), schema=schema)
+    given = Given(
+        config,
+        python,
+        requirements,
+        aliases or (),
+        schema=schema,
+        system_packages=system_packages or (),
+        platform=platform,
+    )
+    build = submission.dockerfile(dockerfile, build_args or (), target)
     with output.working("asking the repository"):
-        made = job_sources.from_git(source, patch, command, name, given)
+        made = job_sources.from_git(source, patch, build, command, name, given)
     _tell(made, as_json=json)
 
 
@@ -165,6 +194,7 @@ def image(
     ] = True,
     config: _Config = None,
     schema: _Schema = None,
+    platform: options.Platform = "",
     aliases: _Aliases = None,
     json: options.Json = False,
 ) -> None:
@@ -172,7 +202,7 @@ def image(
     from towline.cli import job_sources
     from towline.cli.recording import Given
 
-    given = Given(config, "", None, aliases or (), schema=schema)
+    given = Given(config, "", None, aliases or (), schema=schema, platform=platform)
     with output.working("asking the image's registry"):
         made = job_sources.from_image(reference, command or (), name, given, resolve=resolve)
     _tell(made, as_json=json)

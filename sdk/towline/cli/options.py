@@ -13,9 +13,11 @@ __all__ = [
     "AgentFolder",
     "AgentName",
     "ArtifactName",
+    "BuildArgs",
     "ByAuthor",
     "DataDir",
     "DisplayName",
+    "Dockerfile",
     "Extras",
     "Follow",
     "InStates",
@@ -26,12 +28,14 @@ __all__ = [
     "MaxWait",
     "OfJob",
     "OfQueue",
+    "OtherDockerfile",
     "Priority",
     "QueueName",
     "QueueOption",
     "Retries",
     "RunName",
     "Settings",
+    "Target",
     "Variables",
     "WithLabels",
     "given",
@@ -188,6 +192,50 @@ Lock: TypeAlias = Annotated[
         metavar="FILE",
         parser=_folder,
         help="Lock of the project that goes in place of what is installed, such as uv.lock.",
+    ),
+]
+Dockerfile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        parser=_folder,
+        help="Dockerfile to build the image with; by default Dockerfile.towline, if the project has one.",
+    ),
+]
+OtherDockerfile: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--dockerfile",
+        metavar="PATH",
+        help="Dockerfile of the job's source to build with, if the queue allows it.",
+    ),
+]
+BuildArgs: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--build-arg",
+        metavar="NAME=VALUE",
+        help="Build argument of the Dockerfile, no secret. May be repeated.",
+    ),
+]
+Target: TypeAlias = Annotated[
+    str,
+    typer.Option("--target", metavar="STAGE", help="Stage of the Dockerfile; by default its last."),
+]
+SystemPackages: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--system-package",
+        metavar="NAME",
+        help="Debian package that containers need, besides those in apt.txt. May be repeated.",
+    ),
+]
+Platform: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--platform",
+        metavar="OS/ARCH",
+        help="Platform of the image, such as linux/arm64, or any; by default that of where it is recorded.",
     ),
 ]
 Extras: TypeAlias = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 from rich.text import Text
 
-from towline.cli import words, yaml_files
+from towline.cli import image_pages, words, yaml_files
 from towline.names import short
 from towline.v1 import fleet_pb2, jobs_pb2, runs_pb2
 
@@ -68,8 +68,11 @@ def ending(run: runs_pb2.Run, *, logs_shown: bool) -> Iterator[str]:
     """Write what there is to say about a run that has ended."""
     if run.attempts:
         last = run.attempts[-1]
-        yield f"  {words.phases(run, datetime.now(UTC))[-1]}{_image(last)}"
-    yield from failure(run.failure, logs_shown=logs_shown)
+        yield f"  {words.phases(run, datetime.now(UTC))[-1]}"
+        if said := image_pages.outcome(last):
+            yield f"  {said}"
+    of_build = run.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD and not run.build_only
+    yield from failure(run.failure, logs_shown=logs_shown and not of_build)
     if run.outputs:
         yield f"  outputs {short(run.outputs)}: towline run outputs {short(run.name)} --to DIR"
     if run.state == runs_pb2.RUN_STATE_FAILED:
@@ -81,8 +84,7 @@ def failure(failure: runs_pb2.Failure, *, logs_shown: bool) -> Iterator[str]:
     if not failure.cause:
         return
     yield f"  {words.cause(failure)}: {failure.message}"
-    seen = logs_shown and failure.cause != runs_pb2.FAILURE_CAUSE_IMAGE_BUILD
-    if failure.log_tail and not seen:
+    if failure.log_tail and not logs_shown:
         yield from (f"  | {line}" for line in failure.log_tail.splitlines())
 
 
@@ -98,6 +100,7 @@ def run(run: runs_pb2.Run, holder: fleet_pb2.Agent | None = None) -> Table:
     rows: list[Fact] = [
         ("run", short(run.name)),
         ("name", run.display_name),
+        ("only", "builds: it gets the image, and nothing is executed" if run.build_only else ""),
         ("state", state),
         ("silent", _silence(run, holder, now) if holder else ""),
         ("job", short(run.job_version)),
@@ -156,7 +159,10 @@ def _attempt(run: runs_pb2.Run, attempt: runs_pb2.Attempt, phases: words.Phases)
     outcome = _outcome(attempt)
     place = f"on {short(attempt.agent)}, epoch {attempt.epoch}"
     yield f"{outcome}, {place}" if outcome else place
-    yield f"{phases}{_image(attempt)}"
+    yield str(phases)
+    if said := image_pages.outcome(attempt):
+        yield said
+    yield from image_pages.steps(attempt.image)
     if attempt.gpu_ids:
         yield f"GPUs {', '.join(attempt.gpu_ids)}"
     if attempt.HasField("exit_code"):
@@ -177,14 +183,6 @@ def _outcome(attempt: runs_pb2.Attempt) -> str:
     if attempt.failure.cause == runs_pb2.FAILURE_CAUSE_PREEMPTED:  # it FAILED, for the protocol
         return "preempted"
     return words.lower(runs_pb2.AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
-
-
-def _image(attempt: runs_pb2.Attempt) -> str:
-    if not attempt.image_outcome:
-        return ""
-    outcome = words.lower(runs_pb2.ImageOutcome.Name(attempt.image_outcome), "IMAGE_OUTCOME_")
-    digest = attempt.image_id.removeprefix("sha256:")[:12]
-    return f", image {outcome}" + (f" ({digest})" if digest else "")
 
 
 def _object(text: str) -> str:
@@ -214,6 +212,9 @@ def job_version(version: jobs_pb2.JobVersion, others: Sequence[jobs_pb2.JobVersi
             ("wheels", _shortened([wheel.filename for wheel in spec.python.wheels])),
             ("editable", ", ".join(spec.python.editables)),
             ("lock", " ".join((spec.python.lock.path, *spec.python.lock.extras))),
+            ("system packages", ", ".join(spec.python.system_packages)),
+            ("Dockerfile", _dockerfile(spec.dockerfile)),
+            ("image for", spec.platform),
             ("defaults", _object(spec.config_json)),
             ("config files", "\n".join(f"{file.path} is {file.key}" for file in spec.config_files)),
             ("inputs", "\n".join(f"{one.name}: {short(one.artifact)}" for one in spec.inputs)),
@@ -235,6 +236,13 @@ def _command(words: Sequence[str]) -> str:
     """Write a command as people know it, without what of Towline's own starts it."""
     own = len(words) > 2 and words[1] == "-m" and words[2].startswith("towline.runtime.") and "--" in words
     return " ".join(words[list(words).index("--") + 1 :] if own else words)
+
+
+def _dockerfile(build: jobs_pb2.DockerfileBuild) -> str:
+    stage = f" up to {build.target}" if build.target else ""
+    return "\n".join(
+        [f"{build.path}{stage}", *(f"{name}={value}" for name, value in sorted(build.build_args.items()))]
+    )
 
 
 def _results(schema_json: str) -> str:
@@ -298,6 +306,7 @@ def agent(agent: fleet_pb2.Agent) -> Table:
             ("agent", short(agent.name)),
             ("state", state),
             ("deadline", _deadline(agent)),
+            ("takes no runs", f"because {agent.withheld}" if agent.withheld else ""),
             ("host", agent.hostname),
             ("version", agent.version),
             ("last seen", f"{words.ago(agent.last_seen_time, datetime.now(UTC))} ago"),

@@ -27,6 +27,15 @@ _ShmSize = Annotated[str | None, typer.Option(help='Size of /dev/shm, such as "8
 _Env = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="Environment of runs. May be repeated.")
 ]
+_Prebuild = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        parser=options.given,
+        help="Build new versions of the jobs of this name at once; * and ? stand for any text or character. "
+        "May be repeated.",
+    ),
+]
 
 
 @app.command()
@@ -39,6 +48,7 @@ def create(
     gpus: _Gpus = None,
     shm_size: _ShmSize = None,
     env: _Env = None,
+    prebuild: _Prebuild = None,
     json: options.Json = False,
 ) -> None:
     """Make a queue from a file, from options, or from both: options go over the file."""
@@ -46,6 +56,8 @@ def create(
 
     spec = _read(file) if file else queues_pb2.QueueSpec()
     _apply(spec, description, {"memory": memory, "cpus": cpus, "gpus": gpus, "shm_size": shm_size}, env)
+    if prebuild:
+        spec.prebuild[:] = prebuild
     with connect() as client:
         made = client.queues.create(queue, spec)
     _tell(made, "created", as_json=json)
@@ -61,6 +73,7 @@ def update(
     gpus: _Gpus = None,
     shm_size: _ShmSize = None,
     env: _Env = None,
+    prebuild: _Prebuild = None,
     json: options.Json = False,
 ) -> None:
     """Replace a queue by a file, or change what options name; runs already submitted keep what they got."""
@@ -68,6 +81,8 @@ def update(
         before = client.queues.get(queue)
         spec = _read(file) if file else before.spec
         _apply(spec, description, {"memory": memory, "cpus": cpus, "gpus": gpus, "shm_size": shm_size}, env)
+        if prebuild:
+            spec.prebuild[:] = prebuild
         made = client.queues.update(queue, spec, etag=before.etag)
     _tell(made, "updated", as_json=json)
 

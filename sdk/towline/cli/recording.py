@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from towline.capture import capture_command, config_files, results
+from towline.capture.dockerfiles import DockerfileWish
 from towline.capture.locks import LockFile
+from towline.capture.system_packages import checked
 from towline.cli import yaml_files
 from towline.cli.connection import connect
 from towline.cli.submission import author
@@ -42,6 +44,16 @@ class Given:
     """The project's own lock, in place of what is installed."""
     extras: Sequence[str] = ()
     """Extras and groups of the lock."""
+    dockerfile: Path | None = None
+    """What the image is built with; None: the project's Dockerfile.towline, if it has one."""
+    build_args: Sequence[str] = ()
+    """Build arguments, "NAME=value" each."""
+    target: str = ""
+    """Stage of the Dockerfile."""
+    system_packages: Sequence[str] = ()
+    """Debian packages that containers need."""
+    platform: str = ""
+    """Of the image, such as "linux/arm64"; "any": whatever an agent has. Empty: as it was found."""
 
     @property
     def lock_file(self) -> LockFile | None:
@@ -53,6 +65,12 @@ class Given:
         if self.requirements:
             raise InvalidArgument.field("--lock", "goes in place of --requirements; leave one of them out")
         return LockFile(self.lock.absolute(), tuple(self.extras))
+
+    @property
+    def dockerfile_wish(self) -> DockerfileWish:
+        """The Dockerfile, as recording takes it; InvalidArgument where an argument is none."""
+        file = self.dockerfile.absolute() if self.dockerfile else None
+        return DockerfileWish(file, pairs(self.build_args, "--build-arg"), self.target)
 
     def put_into(self, spec: jobs_pb2.JobSpec) -> None:
         """Write it into the content of a version.
@@ -66,6 +84,11 @@ class Given:
             spec.input_schema_json = json.dumps(yaml_files.read_object(self.schema, "--schema"))
         if self.python:
             spec.python.version = self.python
+        if self.system_packages:
+            added = (*spec.python.system_packages, *self.system_packages)
+            spec.python.system_packages[:] = checked(added, "--system-package")
+        if self.platform:
+            spec.platform = "" if self.platform == "any" else self.platform
         if self.requirements:
             for recorded in ("requirements", "wheels", "complete"):
                 spec.python.ClearField(recorded)
@@ -84,7 +107,8 @@ def from_folder(command: Sequence[str], job: str, given: Given) -> jobs_pb2.Crea
         job: Its name; empty: made from the script's.
         given: What goes over what was found.
     """
-    with capture_command(command, Path.cwd(), lock=given.lock_file) as captured:
+    with capture_command(command, Path.cwd(), lock=given.lock_file) as found:
+        captured = found.built_with(given.dockerfile_wish)
         for warning in captured.warnings:
             sys.stderr.write(f"{warning}\n")
         with connect() as client:
@@ -150,6 +174,8 @@ def create(
         options = {}
         if given.schema:
             options["spec.input_schema_json"] = f"--schema {given.schema}"
+        if given.platform:
+            options["spec.platform"] = f"--platform {given.platform}"
         if given.config:
             options["spec.config_json"] = f"--config {given.config}"
         raise _told(error, options) from None

@@ -12,9 +12,9 @@ from towline import durations
 from towline.cli import enums, values, yaml_files
 from towline.client import retry_policy, time_limits
 from towline.errors import InvalidArgument
-from towline.v1 import runs_pb2
+from towline.v1 import jobs_pb2, runs_pb2
 
-__all__ = ["Wishes", "author", "build", "parameters"]
+__all__ = ["Wishes", "author", "build", "dockerfile", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Wishes:
     retries: Sequence[str] = ()
     max_runtime: str | None = None
     max_wait: str | None = None
+    dockerfile: str = ""
+    """Path in the job's source tree."""
+    build_args: Sequence[str] = ()
+    target: str = ""
 
 
 def build(job: str, queue: str, wishes: Wishes) -> runs_pb2.RunSubmission:
@@ -58,7 +62,20 @@ def build(job: str, queue: str, wishes: Wishes) -> runs_pb2.RunSubmission:
         inputs=values.inputs(wishes.inputs),
         limits=_limits(wishes),
         retry_policy=retry_policy(values.retries(wishes.retries)) if wishes.retries else None,
+        dockerfile=dockerfile(wishes.dockerfile, wishes.build_args, wishes.target),
     )
+
+
+def dockerfile(path: str, build_args: Sequence[str], target: str) -> jobs_pb2.DockerfileBuild | None:
+    """Write down how an image is built; None where nothing is said of it.
+
+    Raises:
+        InvalidArgument: A build argument cannot be read.
+    """
+    if not (path or build_args or target):
+        return None
+    arguments = values.pairs(build_args, "--build-arg")
+    return jobs_pb2.DockerfileBuild(path=path, build_args=arguments, target=target)
 
 
 def _limits(wishes: Wishes) -> runs_pb2.TimeLimits | None:

@@ -15,7 +15,7 @@ from towline.errors import InvalidArgument
 if TYPE_CHECKING:
     from towline.v1 import runs_pb2
 
-__all__ = ["launch", "submit"]
+__all__ = ["carry_out", "launch", "submit"]
 
 _Config = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Parameters as YAML or JSON; --set goes over it.")
@@ -50,6 +50,9 @@ def submit(
     retries: options.Retries = None,
     max_runtime: options.MaxRuntime = None,
     max_wait: options.MaxWait = None,
+    dockerfile: options.OtherDockerfile = "",
+    build_args: options.BuildArgs = None,
+    target: options.Target = "",
     follow: options.Follow = False,
     json: options.Json = False,
 ) -> int:
@@ -75,8 +78,11 @@ def submit(
         retries=retries or (),
         max_runtime=max_runtime,
         max_wait=max_wait,
+        dockerfile=dockerfile,
+        build_args=build_args or (),
+        target=target,
     )
-    return _submit(submission.build(job, queue, wishes), count=count, follow=follow, as_json=json)
+    return carry_out(submission.build(job, queue, wishes), count=count, follow=follow, as_json=json)
 
 
 def launch(
@@ -105,6 +111,11 @@ def launch(
     max_wait: options.MaxWait = None,
     lock: options.Lock = None,
     extras: options.Extras = None,
+    dockerfile: options.Dockerfile = None,
+    build_args: options.BuildArgs = None,
+    target: options.Target = "",
+    system_packages: options.SystemPackages = None,
+    platform: options.Platform = "",
     follow: options.Follow = False,
     json: options.Json = False,
 ) -> int:
@@ -131,15 +142,24 @@ def launch(
     )
     wanted = submission.build("", queue, wishes)  # what is wrong with it is told before anything is recorded
     with output.working("recording"):
-        given = recording.Given(lock=lock, extras=extras or ())
+        given = recording.Given(
+            lock=lock,
+            extras=extras or (),
+            dockerfile=dockerfile,
+            build_args=build_args or (),
+            target=target,
+            system_packages=system_packages or (),
+            platform=platform,
+        )
         made = recording.from_folder(command, job or "", given)
     version = made.job_version.name
     _say(f"{'recorded' if made.created else 'unchanged'} {short(version)}")
     wanted.job = version
-    return _submit(wanted, count=1, follow=follow, as_json=json)
+    return carry_out(wanted, follow=follow, as_json=json)
 
 
-def _submit(wanted: "runs_pb2.RunSubmission", *, count: int, follow: bool, as_json: bool) -> int:
+def carry_out(wanted: "runs_pb2.RunSubmission", *, count: int = 1, follow: bool, as_json: bool) -> int:
+    """Submit runs, tell of them or follow the one to its end, and give the exit code."""
     from towline.names import short
 
     if count > 1:

@@ -41,6 +41,12 @@ class Options(NamedTuple):
     """Empty: named after the program."""
     config_files: Sequence[str] = ()
     """FILE or NAME=FILE each: files of the source tree whose content becomes the parameter of that name."""
+    dockerfile: str = ""
+    """What the image is built with; empty: the project's Dockerfile.towline, if it has one."""
+    build_args: Sequence[str] = ()
+    """Of the Dockerfile, NAME=VALUE each."""
+    system_packages: Sequence[str] = ()
+    """Debian packages that containers need."""
 
 
 def quick(words: Sequence[str]) -> int | None:
@@ -49,7 +55,10 @@ def quick(words: Sequence[str]) -> int | None:
     Raises:
         InvalidArgument: See `run`.
     """
-    job, files, at = "", [], 0
+    job, dockerfile, at = "", "", 0
+    files: list[str] = []
+    build_args: list[str] = []
+    packages: list[str] = []
     while at < len(words) and words[at].startswith("-") and words[at] != "--":
         name, equals, value = words[at].partition("=")
         if not equals and at + 1 < len(words):
@@ -59,11 +68,17 @@ def quick(words: Sequence[str]) -> int | None:
             job = value
         elif name in ("--config-file", "--config"):
             files.append(value)
+        elif name == "--dockerfile":
+            dockerfile = value
+        elif name == "--build-arg":
+            build_args.append(value)
+        elif name == "--system-package":
+            packages.append(value)
         else:
             return None
         at += 1
     command = words[at + 1 :] if words[at : at + 1] == ["--"] else words[at:]
-    return run(command, Options(job, files)) if command else None
+    return run(command, Options(job, files, dockerfile, build_args, packages)) if command else None
 
 
 def run(command: Sequence[str], options: Options) -> int:
@@ -80,6 +95,7 @@ def run(command: Sequence[str], options: Options) -> int:
     if options.job:
         names.job(f"jobs/{options.job.removeprefix('jobs/')}", "--name")
     files = _files(options.config_files)
+    arguments = _build_args(options.build_args)
     if os.environ.get(environment.CONFIG) or environment.why_not_recorded(None):
         _become(command)  # in a container, or below another recording, there is nothing to do
     spool = _spool()
@@ -88,7 +104,9 @@ def run(command: Sequence[str], options: Options) -> int:
     try:
         child = _start(command, spool.variables if spool else {}, before)
         # The program comes first: it is not to wait for its recorder.
-        recording = _recording(spool, {"track": list(command), "job": options.job, "config_files": files})
+        asked = {"track": list(command), "job": options.job, "config_files": files}
+        built = {"dockerfile": options.dockerfile, "build_args": arguments}
+        recording = _recording(spool, {**asked, **built, "system_packages": list(options.system_packages)})
         status = _attend(child)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -108,6 +126,16 @@ def _files(named: Sequence[str]) -> dict[str, str]:
             raise InvalidArgument.field("--config-file", f"{word!r}: write FILE or NAME=FILE, each name once")
         files[key] = os.path.abspath(file)  # noqa: PTH100 - links are kept as people wrote them
     return files
+
+
+def _build_args(given: Sequence[str]) -> dict[str, str]:
+    arguments: dict[str, str] = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not name or not equals or name in arguments:
+            raise InvalidArgument.field("--build-arg", f"{word!r}: write NAME=VALUE, each name once")
+        arguments[name] = value
+    return arguments
 
 
 def _spool() -> Spool | None:

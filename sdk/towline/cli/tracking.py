@@ -31,6 +31,16 @@ def track(
             help="JSON or YAML that the program reads: its content becomes a parameter. May be repeated.",
         ),
     ] = None,
+    dockerfile: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Dockerfile of the project to build the image with; by default Dockerfile.towline, if it is "
+            "there.",
+        ),
+    ] = "",
+    build_args: options.BuildArgs = None,
+    system_packages: options.SystemPackages = None,
 ) -> int:
     """Run a program as it is, and make a job of it when it ends.
 
@@ -39,7 +49,9 @@ def track(
     """
     from towline.cli import track as tracked
 
-    return tracked.run(command, tracked.Options(name, config or ()))
+    return tracked.run(
+        command, tracked.Options(name, config or (), dockerfile, build_args or (), system_packages or ())
+    )
 
 
 def sync(

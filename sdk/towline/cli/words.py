@@ -152,13 +152,29 @@ class Phases:
         lease = when(times.lease_time)
         end = when(times.end_time) if times.HasField("end_time") else now
         start = when(times.start_time) if times.HasField("start_time") else None
+        image = when(times.image_time) if times.HasField("image_time") else None
         self.queued = lease - waited_from
-        self.preparing = (start or end) - lease
+        self.image = image - lease if image else None
+        self.starting = (start or end) - (image or lease)
+        self.starts = start is not None or not times.HasField("end_time")
+        """Whether a container was started, or is yet to be."""
         self.running = end - start if start else None
+        self.silent = (
+            when(times.first_output_time) - start if start and times.HasField("first_output_time") else None
+        )
+        """From the start of the container to the first that it printed."""
         self.end = end
 
     def __str__(self) -> str:
-        parts = [f"queued {duration(self.queued)}", f"preparing {duration(self.preparing)}"]
+        parts = [f"queued {duration(self.queued)}"]
+        if self.image is None:
+            parts.append(f"preparing {duration(self.starting)}")
+        else:
+            parts.append(f"image {duration(self.image)}")
+            if self.starts:
+                parts.append(f"starting {duration(self.starting)}")
+        if self.silent is not None:
+            parts.append(f"first output after {duration(self.silent)}")
         if self.running is not None:
             parts.append(f"running {duration(self.running)}")
         return ", ".join(parts)

@@ -57,6 +57,8 @@ def _sections(spec: jobs_pb2.JobSpec) -> Iterator[tuple[str, Any]]:
     )
     yield "python", _python(spec.python)
     yield "dependencies", dict(map(_dependency, spec.python.requirements))
+    yield "dockerfile", _dockerfile(spec.dockerfile)
+    yield "image", {"platform": spec.platform} if spec.platform else {}
     yield "config", json_values.parse(spec.config_json or "{}")
     yield "schema", json_values.parse(spec.input_schema_json or "{}")
     yield "inputs", {each.name: short(each.artifact) for each in spec.inputs}
@@ -89,7 +91,17 @@ def _python(python: jobs_pb2.PythonEnvironment) -> dict[str, Any]:
         "extra_index_urls": list(python.extra_index_urls),
         "wheels": {wheel.filename: wheel.digest for wheel in python.wheels},
         "editables": list(python.editables),
+        "system_packages": list(python.system_packages),
         "lock": {"path": lock.path, "digest": lock.digest, "extras": list(lock.extras)} if lock.path else {},
+    }
+    return {key: value for key, value in said.items() if value}
+
+
+def _dockerfile(build: jobs_pb2.DockerfileBuild) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "path": build.path,
+        "build_args": dict(build.build_args),
+        "target": build.target,
     }
     return {key: value for key, value in said.items() if value}
 

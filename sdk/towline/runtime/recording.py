@@ -64,6 +64,8 @@ def start(
     refused: Sequence[str],
     excluded: Sequence[Path],
     lock: str | os.PathLike[str] | None,
+    dockerfile: str | os.PathLike[str] | None,
+    system_packages: Sequence[str] = (),
 ) -> Recording | None:
     """Start recording this program; None, and a line for people, where that cannot be.
 
@@ -72,6 +74,8 @@ def start(
         refused: Parameters that JSON does not hold.
         excluded: Folders that are no source, such as that of the outputs.
         lock: Path of the project's own lock; None: what is installed is recorded.
+        dockerfile: Path of what the image is built with; None: Dockerfile.towline, if the project has one.
+        system_packages: Packages of the distribution that containers need.
     """
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
@@ -96,6 +100,8 @@ def start(
             "program": program,
             "excluded": [str(path) for path in excluded],
             "lock": os.fspath(lock) if lock else "",
+            "dockerfile": os.fspath(dockerfile) if dockerfile else "",
+            "system_packages": list(system_packages),
         }
         spool = Spool()
         recording = record(asked, spool, init)

@@ -185,6 +185,8 @@ def init(  # noqa: PLR0913 - what there is to say of a run is said in one call
     args: object = None,
     config_files: Mapping[str, str | os.PathLike[str]] | None = None,
     lock: str | os.PathLike[str] | None = None,
+    dockerfile: str | os.PathLike[str] | None = None,
+    system_packages: Sequence[str] = (),
     job: str | None = None,
     name: str | None = None,
     record: bool | None = None,
@@ -214,6 +216,10 @@ def init(  # noqa: PLR0913 - what there is to say of a run is said in one call
             content becomes. In a container the file has the run's own content before the program starts.
         lock: The project's own lock (requirements.txt, uv.lock or environment.yml), which containers get in
             place of what is installed here.
+        dockerfile: The project's Dockerfile that the image is built with; by default Dockerfile.towline in
+            its root, if it is there.
+        system_packages: Debian packages that containers need, such as ["ffmpeg"], besides those that apt.txt
+            or packages.txt in the project's root lists.
         job: Name of the job; made from the script's name and folder where none is given.
         name: What people call this run; not used in containers, where the submission named it.
         record: False records nothing.
@@ -244,7 +250,14 @@ def init(  # noqa: PLR0913 - what there is to say of a run is said in one call
 
         os.environ[environment.RECORDING] = str(os.getpid())
         os.environ[environment.OUTPUTS] = str(outputs)
-        recording = start(asked, refused=given.plain.refused, excluded=[base, outputs], lock=lock)
+        recording = start(
+            asked,
+            refused=given.plain.refused,
+            excluded=[base, outputs],
+            lock=lock,
+            dockerfile=dockerfile,
+            system_packages=system_packages,
+        )
     title = os.environ.get("TOWLINE_RUN_NAME", "") if in_container else name or ""
     if in_container:
         given.update_args(parameters)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from towline.v1 import leases_pb2 as towline_dot_v1_dot_leases__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16towline/v1/agent.proto\x12\ntowline.v1\x1a\x17towline/v1/leases.proto\"\x12\n\x10GetStatusRequest\"\xe0\x01\n\x11GetStatusResponse\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12&\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x14.towline.v1.Capacity\x12\x1d\n\x04gpus\x18\x06 \x03(\x0b\x32\x0f.towline.v1.Gpu\x12*\n\x06leases\x18\x07 \x03(\x0b\x32\x1a.towline.v1.InventoryEntry\x12\x14\n\x0c\x65ngine_ready\x18\x08 \x01(\x08\"\x0e\n\x0c\x44rainRequest\"\x0f\n\rDrainResponse2\x96\x01\n\x0c\x41gentService\x12H\n\tGetStatus\x12\x1c.towline.v1.GetStatusRequest\x1a\x1d.towline.v1.GetStatusResponse\x12<\n\x05\x44rain\x12\x18.towline.v1.DrainRequest\x1a\x19.towline.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16towline/v1/agent.proto\x12\ntowline.v1\x1a\x17towline/v1/leases.proto\"\x12\n\x10GetStatusRequest\"\xf2\x01\n\x11GetStatusResponse\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12&\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x14.towline.v1.Capacity\x12\x1d\n\x04gpus\x18\x06 \x03(\x0b\x32\x0f.towline.v1.Gpu\x12*\n\x06leases\x18\x07 \x03(\x0b\x32\x1a.towline.v1.InventoryEntry\x12\x14\n\x0c\x65ngine_ready\x18\x08 \x01(\x08\x12\x10\n\x08withheld\x18\t \x01(\t\"\x0e\n\x0c\x44rainRequest\"\x0f\n\rDrainResponse2\x96\x01\n\x0c\x41gentService\x12H\n\tGetStatus\x12\x1c.towline.v1.GetStatusRequest\x1a\x1d.towline.v1.GetStatusResponse\x12<\n\x05\x44rain\x12\x18.towline.v1.DrainRequest\x1a\x19.towline.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=63
   _globals['_GETSTATUSREQUEST']._serialized_end=81
   _globals['_GETSTATUSRESPONSE']._serialized_start=84
-  _globals['_GETSTATUSRESPONSE']._serialized_end=308
-  _globals['_DRAINREQUEST']._serialized_start=310
-  _globals['_DRAINREQUEST']._serialized_end=324
-  _globals['_DRAINRESPONSE']._serialized_start=326
-  _globals['_DRAINRESPONSE']._serialized_end=341
-  _globals['_AGENTSERVICE']._serialized_start=344
-  _globals['_AGENTSERVICE']._serialized_end=494
+  _globals['_GETSTATUSRESPONSE']._serialized_end=326
+  _globals['_DRAINREQUEST']._serialized_start=328
+  _globals['_DRAINREQUEST']._serialized_end=342
+  _globals['_DRAINRESPONSE']._serialized_start=344
+  _globals['_DRAINRESPONSE']._serialized_end=359
+  _globals['_AGENTSERVICE']._serialized_start=362
+  _globals['_AGENTSERVICE']._serialized_end=512
 # @@protoc_insertion_point(module_scope)

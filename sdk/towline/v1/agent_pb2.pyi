@@ -50,6 +50,7 @@ class GetStatusResponse(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     ENGINE_READY_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """"agents/{agent}"."""
     connected: _builtins.bool
@@ -60,6 +61,8 @@ class GetStatusResponse(_message.Message):
     """Whether it drains."""
     engine_ready: _builtins.bool
     """Whether the container engine answers."""
+    withheld: _builtins.str
+    """Why it takes no runs now although it may have room, see Heartbeat.withheld; empty: it does."""
     @_builtins.property
     def capacity(self) -> _leases_pb2.Capacity:
         """What it has in all."""
@@ -83,10 +86,11 @@ class GetStatusResponse(_message.Message):
         gpus: _abc.Iterable[_leases_pb2.Gpu] | None = ...,
         leases: _abc.Iterable[_leases_pb2.InventoryEntry] | None = ...,
         engine_ready: _builtins.bool = ...,
+        withheld: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "capacity", b"capacity", "connected", b"connected", "detail", b"detail", "draining", b"draining", "engine_ready", b"engine_ready", "gpus", b"gpus", "leases", b"leases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "capacity", b"capacity", "connected", b"connected", "detail", b"detail", "draining", b"draining", "engine_ready", b"engine_ready", "gpus", b"gpus", "leases", b"leases", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17towline/v1/docker.proto\x12\ntowline.v1\"\xe1\x03\n\x0e\x44ockerTemplate\x12\x0e\n\x06memory\x18\x01 \x01(\t\x12\x0c\n\x04\x63pus\x18\x02 \x01(\t\x12\x0c\n\x04pids\x18\x03 \x01(\t\x12\x10\n\x08shm_size\x18\x04 \x01(\t\x12\x0c\n\x04gpus\x18\x05 \x01(\t\x12@\n\x0b\x65nvironment\x18\x06 \x03(\x0b\x32+.towline.v1.DockerTemplate.EnvironmentEntry\x12\'\n\x06mounts\x18\x07 \x03(\x0b\x32\x17.towline.v1.DockerMount\x12\x0f\n\x07network\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12\x16\n\x0eread_only_root\x18\x0b \x01(\x08\x12\x38\n\x07ulimits\x18\x0c \x03(\x0b\x32\'.towline.v1.DockerTemplate.UlimitsEntry\x12-\n\x05image\x18\r \x01(\x0b\x32\x1e.towline.v1.DockerImageOptions\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cUlimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x12\x44ockerImageOptions\x12\x12\n\nbase_image\x18\x01 \x01(\t\x12+\n\x0bpull_policy\x18\x02 \x01(\x0e\x32\x16.towline.v1.PullPolicy\"?\n\x0b\x44ockerMount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x10\n\x08writable\x18\x03 \x01(\x08\"\xf5\x03\n\rDockerOptions\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x03\x12\x11\n\tnano_cpus\x18\x02 \x01(\x03\x12\x12\n\npids_limit\x18\x03 \x01(\x03\x12\x16\n\x0eshm_size_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04gpus\x18\x05 \x01(\x05\x12?\n\x0b\x65nvironment\x18\x06 \x03(\x0b\x32*.towline.v1.DockerOptions.EnvironmentEntry\x12\'\n\x06mounts\x18\x07 \x03(\x0b\x32\x17.towline.v1.DockerMount\x12\x0f\n\x07network\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12\x16\n\x0eread_only_root\x18\x0b \x01(\x08\x12\x37\n\x07ulimits\x18\x0c \x03(\x0b\x32&.towline.v1.DockerOptions.UlimitsEntry\x12-\n\x05image\x18\r \x01(\x0b\x32\x1e.towline.v1.DockerImageOptions\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cUlimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01*x\n\nPullPolicy\x12\x1b\n\x17PULL_POLICY_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPULL_POLICY_IF_NOT_PRESENT\x10\x01\x12\x16\n\x12PULL_POLICY_ALWAYS\x10\x02\x12\x15\n\x11PULL_POLICY_NEVER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17towline/v1/docker.proto\x12\ntowline.v1\"\xe1\x03\n\x0e\x44ockerTemplate\x12\x0e\n\x06memory\x18\x01 \x01(\t\x12\x0c\n\x04\x63pus\x18\x02 \x01(\t\x12\x0c\n\x04pids\x18\x03 \x01(\t\x12\x10\n\x08shm_size\x18\x04 \x01(\t\x12\x0c\n\x04gpus\x18\x05 \x01(\t\x12@\n\x0b\x65nvironment\x18\x06 \x03(\x0b\x32+.towline.v1.DockerTemplate.EnvironmentEntry\x12\'\n\x06mounts\x18\x07 \x03(\x0b\x32\x17.towline.v1.DockerMount\x12\x0f\n\x07network\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12\x16\n\x0eread_only_root\x18\x0b \x01(\x08\x12\x38\n\x07ulimits\x18\x0c \x03(\x0b\x32\'.towline.v1.DockerTemplate.UlimitsEntry\x12-\n\x05image\x18\r \x01(\x0b\x32\x1e.towline.v1.DockerImageOptions\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cUlimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"r\n\x12\x44ockerImageOptions\x12\x12\n\nbase_image\x18\x01 \x01(\t\x12+\n\x0bpull_policy\x18\x02 \x01(\x0e\x32\x16.towline.v1.PullPolicy\x12\x1b\n\x13\x64ockerfile_override\x18\x03 \x01(\x08\"?\n\x0b\x44ockerMount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x10\n\x08writable\x18\x03 \x01(\x08\"\xf5\x03\n\rDockerOptions\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x03\x12\x11\n\tnano_cpus\x18\x02 \x01(\x03\x12\x12\n\npids_limit\x18\x03 \x01(\x03\x12\x16\n\x0eshm_size_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04gpus\x18\x05 \x01(\x05\x12?\n\x0b\x65nvironment\x18\x06 \x03(\x0b\x32*.towline.v1.DockerOptions.EnvironmentEntry\x12\'\n\x06mounts\x18\x07 \x03(\x0b\x32\x17.towline.v1.DockerMount\x12\x0f\n\x07network\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12\x16\n\x0eread_only_root\x18\x0b \x01(\x08\x12\x37\n\x07ulimits\x18\x0c \x03(\x0b\x32&.towline.v1.DockerOptions.UlimitsEntry\x12-\n\x05image\x18\r \x01(\x0b\x32\x1e.towline.v1.DockerImageOptions\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cUlimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01*x\n\nPullPolicy\x12\x1b\n\x17PULL_POLICY_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPULL_POLICY_IF_NOT_PRESENT\x10\x01\x12\x16\n\x12PULL_POLICY_ALWAYS\x10\x02\x12\x15\n\x11PULL_POLICY_NEVER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOCKEROPTIONS_ENVIRONMENTENTRY']._serialized_options = b'8\001'
   _globals['_DOCKEROPTIONS_ULIMITSENTRY']._loaded_options = None
   _globals['_DOCKEROPTIONS_ULIMITSENTRY']._serialized_options = b'8\001'
-  _globals['_PULLPOLICY']._serialized_start=1179
-  _globals['_PULLPOLICY']._serialized_end=1299
+  _globals['_PULLPOLICY']._serialized_start=1208
+  _globals['_PULLPOLICY']._serialized_end=1328
   _globals['_DOCKERTEMPLATE']._serialized_start=40
   _globals['_DOCKERTEMPLATE']._serialized_end=521
   _globals['_DOCKERTEMPLATE_ENVIRONMENTENTRY']._serialized_start=423
@@ -48,13 +48,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOCKERTEMPLATE_ULIMITSENTRY']._serialized_start=475
   _globals['_DOCKERTEMPLATE_ULIMITSENTRY']._serialized_end=521
   _globals['_DOCKERIMAGEOPTIONS']._serialized_start=523
-  _globals['_DOCKERIMAGEOPTIONS']._serialized_end=608
-  _globals['_DOCKERMOUNT']._serialized_start=610
-  _globals['_DOCKERMOUNT']._serialized_end=673
-  _globals['_DOCKEROPTIONS']._serialized_start=676
-  _globals['_DOCKEROPTIONS']._serialized_end=1177
+  _globals['_DOCKERIMAGEOPTIONS']._serialized_end=637
+  _globals['_DOCKERMOUNT']._serialized_start=639
+  _globals['_DOCKERMOUNT']._serialized_end=702
+  _globals['_DOCKEROPTIONS']._serialized_start=705
+  _globals['_DOCKEROPTIONS']._serialized_end=1206
   _globals['_DOCKEROPTIONS_ENVIRONMENTENTRY']._serialized_start=423
   _globals['_DOCKEROPTIONS_ENVIRONMENTENTRY']._serialized_end=473
-  _globals['_DOCKEROPTIONS_ULIMITSENTRY']._serialized_start=1131
-  _globals['_DOCKEROPTIONS_ULIMITSENTRY']._serialized_end=1177
+  _globals['_DOCKEROPTIONS_ULIMITSENTRY']._serialized_start=1160
+  _globals['_DOCKEROPTIONS_ULIMITSENTRY']._serialized_end=1206
 # @@protoc_insertion_point(module_scope)

@@ -184,19 +184,23 @@ class DockerImageOptions(_message.Message):
 
     BASE_IMAGE_FIELD_NUMBER: _builtins.int
     PULL_POLICY_FIELD_NUMBER: _builtins.int
+    DOCKERFILE_OVERRIDE_FIELD_NUMBER: _builtins.int
     base_image: _builtins.str
     """Base image for built jobs in place of the agent's choice for the recorded Python version."""
     pull_policy: Global___PullPolicy.ValueType
     """When an image job's image is pulled."""
+    dockerfile_override: _builtins.bool
+    """Whether submissions may name another Dockerfile of the job's source tree, or other build arguments."""
     def __init__(
         self,
         *,
         base_image: _builtins.str = ...,
         pull_policy: Global___PullPolicy.ValueType = ...,
+        dockerfile_override: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_image", b"base_image", "pull_policy", b"pull_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_image", b"base_image", "dockerfile_override", b"dockerfile_override", "pull_policy", b"pull_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from towline.v1 import leases_pb2 as towline_dot_v1_dot_leases__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16towline/v1/fleet.proto\x12\ntowline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17towline/v1/leases.proto\"\x8a\x03\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.towline.v1.AgentState\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0e\n\x06queues\x18\x05 \x03(\t\x12&\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x14.towline.v1.Capacity\x12\x1d\n\x04gpus\x18\x07 \x03(\x0b\x32\x0f.towline.v1.Gpu\x12-\n\x06labels\x18\x08 \x03(\x0b\x32\x1d.towline.v1.Agent.LabelsEntry\x12\x0c\n\x04runs\x18\t \x03(\t\x12\x32\n\x0elast_seen_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x64rain_deadline\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListAgentsResponse\x12!\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x11.towline.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetAgentResponse\x12 \n\x05\x61gent\x18\x01 \x01(\x0b\x32\x11.towline.v1.Agent\"b\n\x11\x44rainAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"6\n\x12\x44rainAgentResponse\x12 \n\x05\x61gent\x18\x01 \x01(\x0b\x32\x11.towline.v1.Agent*|\n\nAgentState\x12\x1b\n\x17\x41GENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41GENT_STATE_CONNECTED\x10\x01\x12\x18\n\x14\x41GENT_STATE_DRAINING\x10\x02\x12\x1c\n\x18\x41GENT_STATE_DISCONNECTED\x10\x03\x32\xef\x01\n\x0c\x46leetService\x12K\n\nListAgents\x12\x1d.towline.v1.ListAgentsRequest\x1a\x1e.towline.v1.ListAgentsResponse\x12\x45\n\x08GetAgent\x12\x1b.towline.v1.GetAgentRequest\x1a\x1c.towline.v1.GetAgentResponse\x12K\n\nDrainAgent\x12\x1d.towline.v1.DrainAgentRequest\x1a\x1e.towline.v1.DrainAgentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16towline/v1/fleet.proto\x12\ntowline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17towline/v1/leases.proto\"\x9c\x03\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.towline.v1.AgentState\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0e\n\x06queues\x18\x05 \x03(\t\x12&\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x14.towline.v1.Capacity\x12\x1d\n\x04gpus\x18\x07 \x03(\x0b\x32\x0f.towline.v1.Gpu\x12-\n\x06labels\x18\x08 \x03(\x0b\x32\x1d.towline.v1.Agent.LabelsEntry\x12\x0c\n\x04runs\x18\t \x03(\t\x12\x32\n\x0elast_seen_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x64rain_deadline\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08withheld\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListAgentsResponse\x12!\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x11.towline.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetAgentResponse\x12 \n\x05\x61gent\x18\x01 \x01(\x0b\x32\x11.towline.v1.Agent\"b\n\x11\x44rainAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"6\n\x12\x44rainAgentResponse\x12 \n\x05\x61gent\x18\x01 \x01(\x0b\x32\x11.towline.v1.Agent*|\n\nAgentState\x12\x1b\n\x17\x41GENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41GENT_STATE_CONNECTED\x10\x01\x12\x18\n\x14\x41GENT_STATE_DRAINING\x10\x02\x12\x1c\n\x18\x41GENT_STATE_DISCONNECTED\x10\x03\x32\xef\x01\n\x0c\x46leetService\x12K\n\nListAgents\x12\x1d.towline.v1.ListAgentsRequest\x1a\x1e.towline.v1.ListAgentsResponse\x12\x45\n\x08GetAgent\x12\x1b.towline.v1.GetAgentRequest\x1a\x1c.towline.v1.GetAgentResponse\x12K\n\nDrainAgent\x12\x1d.towline.v1.DrainAgentRequest\x1a\x1e.towline.v1.DrainAgentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,24 +36,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENT_LABELSENTRY']._loaded_options = None
   _globals['_AGENT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_AGENTSTATE']._serialized_start=910
-  _globals['_AGENTSTATE']._serialized_end=1034
+  _globals['_AGENTSTATE']._serialized_start=928
+  _globals['_AGENTSTATE']._serialized_end=1052
   _globals['_AGENT']._serialized_start=129
-  _globals['_AGENT']._serialized_end=523
-  _globals['_AGENT_LABELSENTRY']._serialized_start=478
-  _globals['_AGENT_LABELSENTRY']._serialized_end=523
-  _globals['_LISTAGENTSREQUEST']._serialized_start=525
-  _globals['_LISTAGENTSREQUEST']._serialized_end=583
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=585
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=665
-  _globals['_GETAGENTREQUEST']._serialized_start=667
-  _globals['_GETAGENTREQUEST']._serialized_end=698
-  _globals['_GETAGENTRESPONSE']._serialized_start=700
-  _globals['_GETAGENTRESPONSE']._serialized_end=752
-  _globals['_DRAINAGENTREQUEST']._serialized_start=754
-  _globals['_DRAINAGENTREQUEST']._serialized_end=852
-  _globals['_DRAINAGENTRESPONSE']._serialized_start=854
-  _globals['_DRAINAGENTRESPONSE']._serialized_end=908
-  _globals['_FLEETSERVICE']._serialized_start=1037
-  _globals['_FLEETSERVICE']._serialized_end=1276
+  _globals['_AGENT']._serialized_end=541
+  _globals['_AGENT_LABELSENTRY']._serialized_start=496
+  _globals['_AGENT_LABELSENTRY']._serialized_end=541
+  _globals['_LISTAGENTSREQUEST']._serialized_start=543
+  _globals['_LISTAGENTSREQUEST']._serialized_end=601
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=603
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=683
+  _globals['_GETAGENTREQUEST']._serialized_start=685
+  _globals['_GETAGENTREQUEST']._serialized_end=716
+  _globals['_GETAGENTRESPONSE']._serialized_start=718
+  _globals['_GETAGENTRESPONSE']._serialized_end=770
+  _globals['_DRAINAGENTREQUEST']._serialized_start=772
+  _globals['_DRAINAGENTREQUEST']._serialized_end=870
+  _globals['_DRAINAGENTRESPONSE']._serialized_start=872
+  _globals['_DRAINAGENTRESPONSE']._serialized_end=926
+  _globals['_FLEETSERVICE']._serialized_start=1055
+  _globals['_FLEETSERVICE']._serialized_end=1294
 # @@protoc_insertion_point(module_scope)

@@ -90,6 +90,7 @@ class Agent(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     LAST_SEEN_TIME_FIELD_NUMBER: _builtins.int
     DRAIN_DEADLINE_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"agents/{agent}"."""
     state: Global___AgentState.ValueType
@@ -98,6 +99,8 @@ class Agent(_message.Message):
     """Host name."""
     version: _builtins.str
     """Version of its software."""
+    withheld: _builtins.str
+    """Why it takes no runs now although it may have room, see Heartbeat.withheld; empty: it does."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"queues/{queue}" it serves."""
@@ -140,10 +143,11 @@ class Agent(_message.Message):
         runs: _abc.Iterable[_builtins.str] | None = ...,
         last_seen_time: _timestamp_pb2.Timestamp | None = ...,
         drain_deadline: _timestamp_pb2.Timestamp | None = ...,
+        withheld: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "drain_deadline", b"drain_deadline", "last_seen_time", b"last_seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "drain_deadline", b"drain_deadline", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "queues", b"queues", "runs", b"runs", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "drain_deadline", b"drain_deadline", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "last_seen_time", b"last_seen_time", "name", b"name", "queues", b"queues", "runs", b"runs", "state", b"state", "version", b"version", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

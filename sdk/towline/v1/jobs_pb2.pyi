@@ -185,8 +185,8 @@ Global___JobVersion: _TypeAlias = JobVersion  # noqa: Y015
 @_typing.final
 class JobSpec(_message.Message):
     """JobSpec is the content of a version: specs that are equal but for what is only told to people (`provenance`,
-    `image.requested`) are one version. `inputs`, `config_files`, `python.wheels`, `python.editables` and
-    `python.lock.extras` have no order: the registry sorts them.
+    `image.requested`) are one version. `inputs`, `config_files`, `python.wheels`, `python.editables`,
+    `python.system_packages` and `python.lock.extras` have no order: the registry sorts them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -203,6 +203,8 @@ class JobSpec(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     CONFIG_FILES_FIELD_NUMBER: _builtins.int
+    DOCKERFILE_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
     working_dir: _builtins.str
     """Folder in the source tree the command starts in, relative, "/"-separated; empty: its root.
     Empty for image sources.
@@ -214,6 +216,11 @@ class JobSpec(_message.Message):
     registry derives a closed schema from `config_json`: same keys, same types; a number with a
     fraction takes any number, null anything. `config_json` must satisfy it; it refers to nothing
     outside itself.
+    """
+    platform: _builtins.str
+    """Platform of the image, "{os}/{architecture}" or "{os}/{architecture}/{variant}" in Docker's words, such as "linux/amd64" or
+    "linux/arm64": base image and image are got for it, and on an agent whose engine has another one the run fails,
+    with cause IMAGE_PULL. Empty: whatever the agent's engine has.
     """
     @_builtins.property
     def code(self) -> Global___CodeSource:
@@ -255,6 +262,12 @@ class JobSpec(_message.Message):
         Empty for image sources.
         """
 
+    @_builtins.property
+    def dockerfile(self) -> Global___DockerfileBuild:
+        """The Dockerfile of the source tree that the image is built with; `python` is then only told to people. Unset: the
+        image is made of `python`. Unset for image sources.
+        """
+
     def __init__(
         self,
         *,
@@ -270,10 +283,12 @@ class JobSpec(_message.Message):
         provenance: Global___Provenance | None = ...,
         inputs: _abc.Iterable[Global___ArtifactInput] | None = ...,
         config_files: _abc.Iterable[Global___ConfigFile] | None = ...,
+        dockerfile: Global___DockerfileBuild | None = ...,
+        platform: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "git", b"git", "hints", b"hints", "image", b"image", "provenance", b"provenance", "python", b"python", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "dockerfile", b"dockerfile", "git", b"git", "hints", b"hints", "image", b"image", "provenance", b"provenance", "python", b"python", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "config_files", b"config_files", "config_json", b"config_json", "entrypoint", b"entrypoint", "git", b"git", "hints", b"hints", "image", b"image", "input_schema_json", b"input_schema_json", "inputs", b"inputs", "provenance", b"provenance", "python", b"python", "source", b"source", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "config_files", b"config_files", "config_json", b"config_json", "dockerfile", b"dockerfile", "entrypoint", b"entrypoint", "git", b"git", "hints", b"hints", "image", b"image", "input_schema_json", b"input_schema_json", "inputs", b"inputs", "platform", b"platform", "provenance", b"provenance", "python", b"python", "source", b"source", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["code", "git", "image"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -338,6 +353,65 @@ class ConfigFile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConfigFile: _TypeAlias = ConfigFile  # noqa: Y015
+
+@_typing.final
+class DockerfileBuild(_message.Message):
+    """DockerfileBuild says how an image is built with a Dockerfile, the source tree being its context. The container starts in
+    the image's WORKDIR (/workspace where it has none), where the Dockerfile is expected to have put the source tree, as the
+    image's USER.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class BuildArgsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PATH_FIELD_NUMBER: _builtins.int
+    BUILD_ARGS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path of the Dockerfile in the source tree, relative, "/"-separated. What `{path}.dockerignore` lists beside it, or else
+    `.dockerignore` in the root of the tree, is not part of the context.
+    """
+    target: _builtins.str
+    """Stage to build, by its name or number; empty: the last."""
+    @_builtins.property
+    def build_args(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Build arguments by name, [A-Za-z_][A-Za-z0-9_]{0,127}; at most 64 of at most 4096 characters. They are told to everybody
+        who can see the job: secrets are the agent's, and mounted (`RUN --mount=type=secret,id=…`).
+        """
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        build_args: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "path", b"path", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DockerfileBuild: _TypeAlias = DockerfileBuild  # noqa: Y015
 
 @_typing.final
 class CodeSource(_message.Message):
@@ -448,6 +522,7 @@ class PythonEnvironment(_message.Message):
     EDITABLES_FIELD_NUMBER: _builtins.int
     LOCK_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    SYSTEM_PACKAGES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of CPython 3 as "X.Y.Z" or "X.Y"."""
     complete: _builtins.bool
@@ -475,7 +550,14 @@ class PythonEnvironment(_message.Message):
     @_builtins.property
     def lock(self) -> Global___DependencyLock:
         """The project's own lock, which is installed in place of `requirements`; unset: none. Of an environment.yml of conda,
-        `requirements` and `editables` are what its pip section lists.
+        `requirements` and `editables` are what its pip section lists, installed after its own packages.
+        """
+
+    @_builtins.property
+    def system_packages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Packages of the base image's own distribution, Debian or a relative of it, as its apt-get takes them: "ffmpeg" or
+        "ffmpeg=7:5.1.6-0+deb12u1"; at most 500 of at most 256 characters. They are installed before everything else, in a
+        layer of their own, with what they need and not with what they recommend.
         """
 
     def __init__(
@@ -488,10 +570,11 @@ class PythonEnvironment(_message.Message):
         editables: _abc.Iterable[_builtins.str] | None = ...,
         lock: Global___DependencyLock | None = ...,
         complete: _builtins.bool = ...,
+        system_packages: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "editables", b"editables", "extra_index_urls", b"extra_index_urls", "lock", b"lock", "requirements", b"requirements", "version", b"version", "wheels", b"wheels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "editables", b"editables", "extra_index_urls", b"extra_index_urls", "lock", b"lock", "requirements", b"requirements", "system_packages", b"system_packages", "version", b"version", "wheels", b"wheels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

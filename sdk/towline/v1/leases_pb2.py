@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from towline.v1 import runs_pb2 as towline_dot_v1_dot_runs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17towline/v1/leases.proto\x12\ntowline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x15towline/v1/runs.proto\"\xa9\x02\n\x13StreamLeasesRequest\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x11.towline.v1.Hello\x12-\n\rgrant_replies\x18\x02 \x03(\x0b\x32\x16.towline.v1.GrantReply\x12(\n\nrun_events\x18\x03 \x03(\x0b\x32\x14.towline.v1.RunEvent\x12$\n\x08\x66inishes\x18\x04 \x03(\x0b\x32\x12.towline.v1.Finish\x12%\n\x08releases\x18\x05 \x03(\x0b\x32\x13.towline.v1.Release\x12(\n\theartbeat\x18\x06 \x01(\x0b\x32\x15.towline.v1.Heartbeat\x12 \n\x05\x64rain\x18\x07 \x01(\x0b\x32\x11.towline.v1.Drain\"\xb2\x02\n\x14StreamLeasesResponse\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.towline.v1.Welcome\x12$\n\x07renewed\x18\x02 \x01(\x0b\x32\x13.towline.v1.Renewed\x12%\n\x08\x63onfirms\x18\x03 \x03(\x0b\x32\x13.towline.v1.Confirm\x12#\n\x07\x63\x61ncels\x18\x04 \x03(\x0b\x32\x12.towline.v1.Cancel\x12!\n\x06grants\x18\x05 \x03(\x0b\x32\x11.towline.v1.Grant\x12\x18\n\x10inventory_wanted\x18\x06 \x01(\x08\x12 \n\x05\x64rain\x18\x07 \x01(\x0b\x32\x11.towline.v1.Drain\x12#\n\x07go_away\x18\x08 \x01(\x0b\x32\x12.towline.v1.GoAway\"\xea\x02\n\x05Hello\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x0e\n\x06queues\x18\x05 \x03(\t\x12&\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x14.towline.v1.Capacity\x12\x1d\n\x04gpus\x18\x07 \x03(\x0b\x32\x0f.towline.v1.Gpu\x12-\n\x06labels\x18\x08 \x03(\x0b\x32\x1d.towline.v1.Hello.LabelsEntry\x12-\n\tinventory\x18\t \x03(\x0b\x32\x1a.towline.v1.InventoryEntry\x12\x0f\n\x07version\x18\n \x01(\t\x12\x10\n\x08hostname\x18\x0b \x01(\t\x12\x11\n\thello_seq\x18\x0c \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x19\n\x08\x43\x61pacity\x12\r\n\x05slots\x18\x01 \x01(\x05\"6\n\x03Gpu\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"\x99\x01\n\x0eInventoryEntry\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.towline.v1.RunState\x12\x14\n\x0c\x63ontainer_id\x18\x04 \x01(\t\x12\x1a\n\x12unconfirmed_finish\x18\x05 \x01(\x08\x12\x0f\n\x07gpu_ids\x18\x06 \x03(\t\"\xd0\x01\n\tHeartbeat\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x14\n\x0c\x63\x61pacity_gen\x18\x02 \x01(\x03\x12\x12\n\nfree_slots\x18\x03 \x01(\x05\x12\x14\n\x0c\x66ree_gpu_ids\x18\x04 \x03(\t\x12\x18\n\x10lease_set_digest\x18\x05 \x01(\t\x12-\n\tinventory\x18\x06 \x03(\x0b\x32\x1a.towline.v1.InventoryEntry\x12\x15\n\rhas_inventory\x18\x07 \x01(\x08\x12\x16\n\x0egrant_seq_seen\x18\x08 \x01(\x03\"O\n\nGrantReply\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\xb6\x01\n\x08RunEvent\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x11\n\tevent_seq\x18\x03 \x01(\x03\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.towline.v1.RunState\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12/\n\rimage_outcome\x18\x06 \x01(\x0e\x32\x18.towline.v1.ImageOutcome\x12\x10\n\x08image_id\x18\x07 \x01(\t\"g\n\x06\x46inish\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x11\n\tfinish_id\x18\x03 \x01(\t\x12)\n\x06result\x18\x04 \x01(\x0b\x32\x19.towline.v1.AttemptResult\"\xdb\x01\n\rAttemptResult\x12+\n\x07outcome\x18\x01 \x01(\x0e\x32\x1a.towline.v1.AttemptOutcome\x12\x16\n\texit_code\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12$\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.towline.v1.Failure\x12\x0f\n\x07outputs\x18\x04 \x01(\t\x12\x10\n\x08log_size\x18\x05 \x01(\x03\x12\x14\n\x0csummary_json\x18\x06 \x01(\t\x12\x18\n\x10logged_artifacts\x18\x07 \x03(\tB\x0c\n\n_exit_code\":\n\x07Release\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x07\n\x05\x44rain\"\xb5\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rsession_epoch\x18\x02 \x01(\x03\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08verdicts\x18\x05 \x03(\x0b\x32\x13.towline.v1.Verdict\x12\x16\n\x0emissing_queues\x18\x06 \x03(\tJ\x04\x08\x03\x10\x04R\x03ttl\"U\n\x07Verdict\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12)\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x19.towline.v1.VerdictAction\"\xab\x01\n\x05Grant\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04spec\x18\x05 \x01(\x0b\x32\x16.towline.v1.LaunchSpec\x12\x0f\n\x07gpu_ids\x18\x06 \x03(\t\x12\x11\n\tgrant_seq\x18\x07 \x01(\x03\"t\n\x07Renewed\x12\x0f\n\x07\x61\x63k_seq\x18\x01 \x01(\x03\x12\x16\n\x0elost_lease_ids\x18\x03 \x03(\t\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x02\x10\x03R\x03ttl\"H\n\x07\x43onfirm\x12\x11\n\tfinish_id\x18\x01 \x01(\t\x12*\n\x07verdict\x18\x02 \x01(\x0e\x32\x19.towline.v1.FinishVerdict\"{\n\x06\x43\x61ncel\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x06reason\x18\x04 \x01(\x0e\x32\x16.towline.v1.StopReason\"w\n\x06GoAway\x12\x32\n\x0freconnect_after\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06jitter\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\";\n\x13\x46inishLeasesRequest\x12$\n\x08\x66inishes\x18\x01 \x03(\x0b\x32\x12.towline.v1.Finish\"=\n\x14\x46inishLeasesResponse\x12%\n\x08\x63onfirms\x18\x01 \x03(\x0b\x32\x13.towline.v1.Confirm*\xf4\x01\n\rVerdictAction\x12\x1e\n\x1aVERDICT_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14VERDICT_ACTION_ADOPT\x10\x01\x12\x1d\n\x19VERDICT_ACTION_STOP_STALE\x10\x02\x12!\n\x1dVERDICT_ACTION_STOP_CANCELLED\x10\x03\x12\x1f\n\x1bVERDICT_ACTION_STOP_UNKNOWN\x10\x04\x12#\n\x1fVERDICT_ACTION_FINISH_CONFIRMED\x10\x05\x12!\n\x1dVERDICT_ACTION_STOP_PREEMPTED\x10\x06*\x84\x01\n\rFinishVerdict\x12\x1e\n\x1a\x46INISH_VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_VERDICT_OK\x10\x01\x12\x1e\n\x1a\x46INISH_VERDICT_STALE_EPOCH\x10\x02\x12\x1c\n\x18\x46INISH_VERDICT_DUPLICATE\x10\x03*_\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15STOP_REASON_CANCELLED\x10\x01\x12\x19\n\x15STOP_REASON_PREEMPTED\x10\x02\x32\xb8\x01\n\x0cLeaseService\x12U\n\x0cStreamLeases\x12\x1f.towline.v1.StreamLeasesRequest\x1a .towline.v1.StreamLeasesResponse(\x01\x30\x01\x12Q\n\x0c\x46inishLeases\x12\x1f.towline.v1.FinishLeasesRequest\x1a .towline.v1.FinishLeasesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17towline/v1/leases.proto\x12\ntowline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x15towline/v1/runs.proto\"\xa9\x02\n\x13StreamLeasesRequest\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x11.towline.v1.Hello\x12-\n\rgrant_replies\x18\x02 \x03(\x0b\x32\x16.towline.v1.GrantReply\x12(\n\nrun_events\x18\x03 \x03(\x0b\x32\x14.towline.v1.RunEvent\x12$\n\x08\x66inishes\x18\x04 \x03(\x0b\x32\x12.towline.v1.Finish\x12%\n\x08releases\x18\x05 \x03(\x0b\x32\x13.towline.v1.Release\x12(\n\theartbeat\x18\x06 \x01(\x0b\x32\x15.towline.v1.Heartbeat\x12 \n\x05\x64rain\x18\x07 \x01(\x0b\x32\x11.towline.v1.Drain\"\xb2\x02\n\x14StreamLeasesResponse\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.towline.v1.Welcome\x12$\n\x07renewed\x18\x02 \x01(\x0b\x32\x13.towline.v1.Renewed\x12%\n\x08\x63onfirms\x18\x03 \x03(\x0b\x32\x13.towline.v1.Confirm\x12#\n\x07\x63\x61ncels\x18\x04 \x03(\x0b\x32\x12.towline.v1.Cancel\x12!\n\x06grants\x18\x05 \x03(\x0b\x32\x11.towline.v1.Grant\x12\x18\n\x10inventory_wanted\x18\x06 \x01(\x08\x12 \n\x05\x64rain\x18\x07 \x01(\x0b\x32\x11.towline.v1.Drain\x12#\n\x07go_away\x18\x08 \x01(\x0b\x32\x12.towline.v1.GoAway\"\xea\x02\n\x05Hello\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x0e\n\x06queues\x18\x05 \x03(\t\x12&\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x14.towline.v1.Capacity\x12\x1d\n\x04gpus\x18\x07 \x03(\x0b\x32\x0f.towline.v1.Gpu\x12-\n\x06labels\x18\x08 \x03(\x0b\x32\x1d.towline.v1.Hello.LabelsEntry\x12-\n\tinventory\x18\t \x03(\x0b\x32\x1a.towline.v1.InventoryEntry\x12\x0f\n\x07version\x18\n \x01(\t\x12\x10\n\x08hostname\x18\x0b \x01(\t\x12\x11\n\thello_seq\x18\x0c \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x19\n\x08\x43\x61pacity\x12\r\n\x05slots\x18\x01 \x01(\x05\"6\n\x03Gpu\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"\x99\x01\n\x0eInventoryEntry\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.towline.v1.RunState\x12\x14\n\x0c\x63ontainer_id\x18\x04 \x01(\t\x12\x1a\n\x12unconfirmed_finish\x18\x05 \x01(\x08\x12\x0f\n\x07gpu_ids\x18\x06 \x03(\t\"\xe2\x01\n\tHeartbeat\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x14\n\x0c\x63\x61pacity_gen\x18\x02 \x01(\x03\x12\x12\n\nfree_slots\x18\x03 \x01(\x05\x12\x14\n\x0c\x66ree_gpu_ids\x18\x04 \x03(\t\x12\x18\n\x10lease_set_digest\x18\x05 \x01(\t\x12-\n\tinventory\x18\x06 \x03(\x0b\x32\x1a.towline.v1.InventoryEntry\x12\x15\n\rhas_inventory\x18\x07 \x01(\x08\x12\x16\n\x0egrant_seq_seen\x18\x08 \x01(\x03\x12\x10\n\x08withheld\x18\t \x01(\t\"O\n\nGrantReply\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\xdf\x01\n\x08RunEvent\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x11\n\tevent_seq\x18\x03 \x01(\x03\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.towline.v1.RunState\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12/\n\rimage_outcome\x18\x06 \x01(\x0e\x32\x18.towline.v1.ImageOutcome\x12\x10\n\x08image_id\x18\x07 \x01(\t\x12\'\n\x05image\x18\x08 \x01(\x0b\x32\x18.towline.v1.AttemptImage\"g\n\x06\x46inish\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x11\n\tfinish_id\x18\x03 \x01(\t\x12)\n\x06result\x18\x04 \x01(\x0b\x32\x19.towline.v1.AttemptResult\"\xdb\x01\n\rAttemptResult\x12+\n\x07outcome\x18\x01 \x01(\x0e\x32\x1a.towline.v1.AttemptOutcome\x12\x16\n\texit_code\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12$\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.towline.v1.Failure\x12\x0f\n\x07outputs\x18\x04 \x01(\t\x12\x10\n\x08log_size\x18\x05 \x01(\x03\x12\x14\n\x0csummary_json\x18\x06 \x01(\t\x12\x18\n\x10logged_artifacts\x18\x07 \x03(\tB\x0c\n\n_exit_code\":\n\x07Release\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x07\n\x05\x44rain\"\xb5\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rsession_epoch\x18\x02 \x01(\x03\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08verdicts\x18\x05 \x03(\x0b\x32\x13.towline.v1.Verdict\x12\x16\n\x0emissing_queues\x18\x06 \x03(\tJ\x04\x08\x03\x10\x04R\x03ttl\"U\n\x07Verdict\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12)\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x19.towline.v1.VerdictAction\"\xab\x01\n\x05Grant\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04spec\x18\x05 \x01(\x0b\x32\x16.towline.v1.LaunchSpec\x12\x0f\n\x07gpu_ids\x18\x06 \x03(\t\x12\x11\n\tgrant_seq\x18\x07 \x01(\x03\"t\n\x07Renewed\x12\x0f\n\x07\x61\x63k_seq\x18\x01 \x01(\x03\x12\x16\n\x0elost_lease_ids\x18\x03 \x03(\t\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x02\x10\x03R\x03ttl\"H\n\x07\x43onfirm\x12\x11\n\tfinish_id\x18\x01 \x01(\t\x12*\n\x07verdict\x18\x02 \x01(\x0e\x32\x19.towline.v1.FinishVerdict\"{\n\x06\x43\x61ncel\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x06reason\x18\x04 \x01(\x0e\x32\x16.towline.v1.StopReason\"w\n\x06GoAway\x12\x32\n\x0freconnect_after\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06jitter\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\";\n\x13\x46inishLeasesRequest\x12$\n\x08\x66inishes\x18\x01 \x03(\x0b\x32\x12.towline.v1.Finish\"=\n\x14\x46inishLeasesResponse\x12%\n\x08\x63onfirms\x18\x01 \x03(\x0b\x32\x13.towline.v1.Confirm*\xf4\x01\n\rVerdictAction\x12\x1e\n\x1aVERDICT_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14VERDICT_ACTION_ADOPT\x10\x01\x12\x1d\n\x19VERDICT_ACTION_STOP_STALE\x10\x02\x12!\n\x1dVERDICT_ACTION_STOP_CANCELLED\x10\x03\x12\x1f\n\x1bVERDICT_ACTION_STOP_UNKNOWN\x10\x04\x12#\n\x1fVERDICT_ACTION_FINISH_CONFIRMED\x10\x05\x12!\n\x1dVERDICT_ACTION_STOP_PREEMPTED\x10\x06*\x84\x01\n\rFinishVerdict\x12\x1e\n\x1a\x46INISH_VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_VERDICT_OK\x10\x01\x12\x1e\n\x1a\x46INISH_VERDICT_STALE_EPOCH\x10\x02\x12\x1c\n\x18\x46INISH_VERDICT_DUPLICATE\x10\x03*_\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15STOP_REASON_CANCELLED\x10\x01\x12\x19\n\x15STOP_REASON_PREEMPTED\x10\x02\x32\xb8\x01\n\x0cLeaseService\x12U\n\x0cStreamLeases\x12\x1f.towline.v1.StreamLeasesRequest\x1a .towline.v1.StreamLeasesResponse(\x01\x30\x01\x12Q\n\x0c\x46inishLeases\x12\x1f.towline.v1.FinishLeasesRequest\x1a .towline.v1.FinishLeasesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLO_LABELSENTRY']._loaded_options = None
   _globals['_HELLO_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICTACTION']._serialized_start=3188
-  _globals['_VERDICTACTION']._serialized_end=3432
-  _globals['_FINISHVERDICT']._serialized_start=3435
-  _globals['_FINISHVERDICT']._serialized_end=3567
-  _globals['_STOPREASON']._serialized_start=3569
-  _globals['_STOPREASON']._serialized_end=3664
+  _globals['_VERDICTACTION']._serialized_start=3247
+  _globals['_VERDICTACTION']._serialized_end=3491
+  _globals['_FINISHVERDICT']._serialized_start=3494
+  _globals['_FINISHVERDICT']._serialized_end=3626
+  _globals['_STOPREASON']._serialized_start=3628
+  _globals['_STOPREASON']._serialized_end=3723
   _globals['_STREAMLEASESREQUEST']._serialized_start=95
   _globals['_STREAMLEASESREQUEST']._serialized_end=392
   _globals['_STREAMLEASESRESPONSE']._serialized_start=395
@@ -56,37 +56,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVENTORYENTRY']._serialized_start=1152
   _globals['_INVENTORYENTRY']._serialized_end=1305
   _globals['_HEARTBEAT']._serialized_start=1308
-  _globals['_HEARTBEAT']._serialized_end=1516
-  _globals['_GRANTREPLY']._serialized_start=1518
-  _globals['_GRANTREPLY']._serialized_end=1597
-  _globals['_RUNEVENT']._serialized_start=1600
-  _globals['_RUNEVENT']._serialized_end=1782
-  _globals['_FINISH']._serialized_start=1784
-  _globals['_FINISH']._serialized_end=1887
-  _globals['_ATTEMPTRESULT']._serialized_start=1890
-  _globals['_ATTEMPTRESULT']._serialized_end=2109
-  _globals['_RELEASE']._serialized_start=2111
-  _globals['_RELEASE']._serialized_end=2169
-  _globals['_DRAIN']._serialized_start=2171
-  _globals['_DRAIN']._serialized_end=2178
-  _globals['_WELCOME']._serialized_start=2181
-  _globals['_WELCOME']._serialized_end=2362
-  _globals['_VERDICT']._serialized_start=2364
-  _globals['_VERDICT']._serialized_end=2449
-  _globals['_GRANT']._serialized_start=2452
-  _globals['_GRANT']._serialized_end=2623
-  _globals['_RENEWED']._serialized_start=2625
-  _globals['_RENEWED']._serialized_end=2741
-  _globals['_CONFIRM']._serialized_start=2743
-  _globals['_CONFIRM']._serialized_end=2815
-  _globals['_CANCEL']._serialized_start=2817
-  _globals['_CANCEL']._serialized_end=2940
-  _globals['_GOAWAY']._serialized_start=2942
-  _globals['_GOAWAY']._serialized_end=3061
-  _globals['_FINISHLEASESREQUEST']._serialized_start=3063
-  _globals['_FINISHLEASESREQUEST']._serialized_end=3122
-  _globals['_FINISHLEASESRESPONSE']._serialized_start=3124
-  _globals['_FINISHLEASESRESPONSE']._serialized_end=3185
-  _globals['_LEASESERVICE']._serialized_start=3667
-  _globals['_LEASESERVICE']._serialized_end=3851
+  _globals['_HEARTBEAT']._serialized_end=1534
+  _globals['_GRANTREPLY']._serialized_start=1536
+  _globals['_GRANTREPLY']._serialized_end=1615
+  _globals['_RUNEVENT']._serialized_start=1618
+  _globals['_RUNEVENT']._serialized_end=1841
+  _globals['_FINISH']._serialized_start=1843
+  _globals['_FINISH']._serialized_end=1946
+  _globals['_ATTEMPTRESULT']._serialized_start=1949
+  _globals['_ATTEMPTRESULT']._serialized_end=2168
+  _globals['_RELEASE']._serialized_start=2170
+  _globals['_RELEASE']._serialized_end=2228
+  _globals['_DRAIN']._serialized_start=2230
+  _globals['_DRAIN']._serialized_end=2237
+  _globals['_WELCOME']._serialized_start=2240
+  _globals['_WELCOME']._serialized_end=2421
+  _globals['_VERDICT']._serialized_start=2423
+  _globals['_VERDICT']._serialized_end=2508
+  _globals['_GRANT']._serialized_start=2511
+  _globals['_GRANT']._serialized_end=2682
+  _globals['_RENEWED']._serialized_start=2684
+  _globals['_RENEWED']._serialized_end=2800
+  _globals['_CONFIRM']._serialized_start=2802
+  _globals['_CONFIRM']._serialized_end=2874
+  _globals['_CANCEL']._serialized_start=2876
+  _globals['_CANCEL']._serialized_end=2999
+  _globals['_GOAWAY']._serialized_start=3001
+  _globals['_GOAWAY']._serialized_end=3120
+  _globals['_FINISHLEASESREQUEST']._serialized_start=3122
+  _globals['_FINISHLEASESREQUEST']._serialized_end=3181
+  _globals['_FINISHLEASESRESPONSE']._serialized_start=3183
+  _globals['_FINISHLEASESRESPONSE']._serialized_end=3244
+  _globals['_LEASESERVICE']._serialized_start=3726
+  _globals['_LEASESERVICE']._serialized_end=3910
 # @@protoc_insertion_point(module_scope)

@@ -473,6 +473,7 @@ class Heartbeat(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     HAS_INVENTORY_FIELD_NUMBER: _builtins.int
     GRANT_SEQ_SEEN_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Rises by one with each heartbeat of the session."""
     capacity_gen: _builtins.int
@@ -485,6 +486,10 @@ class Heartbeat(_message.Message):
     """Whether `inventory` is given (it may be empty)."""
     grant_seq_seen: _builtins.int
     """Highest grant sequence the credits account for, see Grant.grant_seq."""
+    withheld: _builtins.str
+    """Why it takes no runs although it may have room, for people, such as "its disk is full"; empty: it does. At
+    most 1024 characters are kept. Draining is not among the reasons: that is asked for.
+    """
     @_builtins.property
     def free_gpu_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """GPUs that are free now."""
@@ -504,10 +509,11 @@ class Heartbeat(_message.Message):
         inventory: _abc.Iterable[Global___InventoryEntry] | None = ...,
         has_inventory: _builtins.bool = ...,
         grant_seq_seen: _builtins.int = ...,
+        withheld: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_gen", b"capacity_gen", "free_gpu_ids", b"free_gpu_ids", "free_slots", b"free_slots", "grant_seq_seen", b"grant_seq_seen", "has_inventory", b"has_inventory", "inventory", b"inventory", "lease_set_digest", b"lease_set_digest", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_gen", b"capacity_gen", "free_gpu_ids", b"free_gpu_ids", "free_slots", b"free_slots", "grant_seq_seen", b"grant_seq_seen", "has_inventory", b"has_inventory", "inventory", b"inventory", "lease_set_digest", b"lease_set_digest", "seq", b"seq", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,6 +566,7 @@ class RunEvent(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     IMAGE_OUTCOME_FIELD_NUMBER: _builtins.int
     IMAGE_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Lease id."""
     epoch: _builtins.int
@@ -574,6 +581,10 @@ class RunEvent(_message.Message):
     """Set when the image is there."""
     image_id: _builtins.str
     """Content id of the image, when it is there."""
+    @_builtins.property
+    def image(self) -> _runs_pb2.AttemptImage:
+        """Set when the image is there and something was done for it, or when it cannot be had."""
+
     def __init__(
         self,
         *,
@@ -584,10 +595,11 @@ class RunEvent(_message.Message):
         detail: _builtins.str = ...,
         image_outcome: _runs_pb2.ImageOutcome.ValueType = ...,
         image_id: _builtins.str = ...,
+        image: _runs_pb2.AttemptImage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "epoch", b"epoch", "event_seq", b"event_seq", "image_id", b"image_id", "image_outcome", b"image_outcome", "lease_id", b"lease_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "epoch", b"epoch", "event_seq", b"event_seq", "image", b"image", "image_id", b"image_id", "image_outcome", b"image_outcome", "lease_id", b"lease_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,9 +30,11 @@ class _LogStreamEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogStream.V
     LOG_STREAM_UNSPECIFIED: _LogStream.ValueType  # 0
     """OUTPUT."""
     LOG_STREAM_OUTPUT: _LogStream.ValueType  # 1
-    """Standard output and standard error of the program, in the order the engine saw them."""
+    """Standard output and standard error of the program, in the order the engine saw them; of a run that only builds
+    (RunSubmission.build_only) what the image build printed.
+    """
     LOG_STREAM_BUILD: _LogStream.ValueType  # 2
-    """What the image build printed."""
+    """What the image build printed; empty for a run that only builds."""
 
 class LogStream(_LogStream, metaclass=_LogStreamEnumTypeWrapper):
     """LogStream names a byte stream of an attempt."""
@@ -40,9 +42,11 @@ class LogStream(_LogStream, metaclass=_LogStreamEnumTypeWrapper):
 LOG_STREAM_UNSPECIFIED: LogStream.ValueType  # 0
 """OUTPUT."""
 LOG_STREAM_OUTPUT: LogStream.ValueType  # 1
-"""Standard output and standard error of the program, in the order the engine saw them."""
+"""Standard output and standard error of the program, in the order the engine saw them; of a run that only builds
+(RunSubmission.build_only) what the image build printed.
+"""
 LOG_STREAM_BUILD: LogStream.ValueType  # 2
-"""What the image build printed."""
+"""What the image build printed; empty for a run that only builds."""
 Global___LogStream: _TypeAlias = LogStream  # noqa: Y015
 
 @_typing.final

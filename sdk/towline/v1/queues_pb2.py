@@ -28,7 +28,7 @@ from towline.v1 import docker_pb2 as towline_dot_v1_dot_docker__pb2
 from towline.v1 import runs_pb2 as towline_dot_v1_dot_runs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17towline/v1/queues.proto\x12\ntowline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17towline/v1/docker.proto\x1a\x15towline/v1/runs.proto\"\xb2\x01\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.towline.v1.QueueSpec\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06\x63ounts\x18\x06 \x01(\x0b\x32\x17.towline.v1.QueueCounts\"\xa3\x02\n\tQueueSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12,\n\x06\x64ocker\x18\x02 \x01(\x0b\x32\x1a.towline.v1.DockerTemplateH\x00\x12/\n\tvariables\x18\x04 \x03(\x0b\x32\x1c.towline.v1.TemplateVariable\x12-\n\x0clease_policy\x18\x05 \x01(\x0b\x32\x17.towline.v1.LeasePolicy\x12&\n\x06limits\x18\x06 \x01(\x0b\x32\x16.towline.v1.TimeLimits\x12-\n\x0cretry_policy\x18\x07 \x01(\x0b\x32\x17.towline.v1.RetryPolicyB\n\n\x08resourceJ\x04\x08\x03\x10\x04R\nkubernetes\"`\n\x10TemplateVariable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xee\x01\n\x0bLeasePolicy\x12\x35\n\x12heartbeat_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x64isconnected_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nlost_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nstop_grace\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bstop_signal\x18\x05 \x01(\t\".\n\x0bQueueCounts\x12\x0f\n\x07waiting\x18\x01 \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x03\"[\n\x12\x43reateQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.towline.v1.QueueSpec\"7\n\x13\x43reateQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue\"\x1f\n\x0fGetQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListQueuesResponse\x12!\n\x06queues\x18\x01 \x03(\x0b\x32\x11.towline.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"i\n\x12UpdateQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.towline.v1.QueueSpec\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"7\n\x13UpdateQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue\"6\n\x12\x44\x65leteQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteQueueResponse\"5\n\x11PauseQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"6\n\x12PauseQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue\"6\n\x12ResumeQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"7\n\x13ResumeQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue2\xaf\x04\n\x0cQueueService\x12N\n\x0b\x43reateQueue\x12\x1e.towline.v1.CreateQueueRequest\x1a\x1f.towline.v1.CreateQueueResponse\x12\x45\n\x08GetQueue\x12\x1b.towline.v1.GetQueueRequest\x1a\x1c.towline.v1.GetQueueResponse\x12K\n\nListQueues\x12\x1d.towline.v1.ListQueuesRequest\x1a\x1e.towline.v1.ListQueuesResponse\x12N\n\x0bUpdateQueue\x12\x1e.towline.v1.UpdateQueueRequest\x1a\x1f.towline.v1.UpdateQueueResponse\x12N\n\x0b\x44\x65leteQueue\x12\x1e.towline.v1.DeleteQueueRequest\x1a\x1f.towline.v1.DeleteQueueResponse\x12K\n\nPauseQueue\x12\x1d.towline.v1.PauseQueueRequest\x1a\x1e.towline.v1.PauseQueueResponse\x12N\n\x0bResumeQueue\x12\x1e.towline.v1.ResumeQueueRequest\x1a\x1f.towline.v1.ResumeQueueResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17towline/v1/queues.proto\x12\ntowline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17towline/v1/docker.proto\x1a\x15towline/v1/runs.proto\"\xb2\x01\n\x05Queue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.towline.v1.QueueSpec\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06\x63ounts\x18\x06 \x01(\x0b\x32\x17.towline.v1.QueueCounts\"\xb5\x02\n\tQueueSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12,\n\x06\x64ocker\x18\x02 \x01(\x0b\x32\x1a.towline.v1.DockerTemplateH\x00\x12/\n\tvariables\x18\x04 \x03(\x0b\x32\x1c.towline.v1.TemplateVariable\x12-\n\x0clease_policy\x18\x05 \x01(\x0b\x32\x17.towline.v1.LeasePolicy\x12&\n\x06limits\x18\x06 \x01(\x0b\x32\x16.towline.v1.TimeLimits\x12-\n\x0cretry_policy\x18\x07 \x01(\x0b\x32\x17.towline.v1.RetryPolicy\x12\x10\n\x08prebuild\x18\x08 \x03(\tB\n\n\x08resourceJ\x04\x08\x03\x10\x04R\nkubernetes\"`\n\x10TemplateVariable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bschema_json\x18\x02 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xee\x01\n\x0bLeasePolicy\x12\x35\n\x12heartbeat_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x64isconnected_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nlost_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nstop_grace\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bstop_signal\x18\x05 \x01(\t\".\n\x0bQueueCounts\x12\x0f\n\x07waiting\x18\x01 \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x03\"[\n\x12\x43reateQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.towline.v1.QueueSpec\"7\n\x13\x43reateQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue\"\x1f\n\x0fGetQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListQueuesResponse\x12!\n\x06queues\x18\x01 \x03(\x0b\x32\x11.towline.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"i\n\x12UpdateQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.towline.v1.QueueSpec\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"7\n\x13UpdateQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue\"6\n\x12\x44\x65leteQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteQueueResponse\"5\n\x11PauseQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"6\n\x12PauseQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue\"6\n\x12ResumeQueueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"7\n\x13ResumeQueueResponse\x12 \n\x05queue\x18\x01 \x01(\x0b\x32\x11.towline.v1.Queue2\xaf\x04\n\x0cQueueService\x12N\n\x0b\x43reateQueue\x12\x1e.towline.v1.CreateQueueRequest\x1a\x1f.towline.v1.CreateQueueResponse\x12\x45\n\x08GetQueue\x12\x1b.towline.v1.GetQueueRequest\x1a\x1c.towline.v1.GetQueueResponse\x12K\n\nListQueues\x12\x1d.towline.v1.ListQueuesRequest\x1a\x1e.towline.v1.ListQueuesResponse\x12N\n\x0bUpdateQueue\x12\x1e.towline.v1.UpdateQueueRequest\x1a\x1f.towline.v1.UpdateQueueResponse\x12N\n\x0b\x44\x65leteQueue\x12\x1e.towline.v1.DeleteQueueRequest\x1a\x1f.towline.v1.DeleteQueueResponse\x12K\n\nPauseQueue\x12\x1d.towline.v1.PauseQueueRequest\x1a\x1e.towline.v1.PauseQueueResponse\x12N\n\x0bResumeQueue\x12\x1e.towline.v1.ResumeQueueRequest\x1a\x1f.towline.v1.ResumeQueueResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,41 +38,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUE']._serialized_start=153
   _globals['_QUEUE']._serialized_end=331
   _globals['_QUEUESPEC']._serialized_start=334
-  _globals['_QUEUESPEC']._serialized_end=625
-  _globals['_TEMPLATEVARIABLE']._serialized_start=627
-  _globals['_TEMPLATEVARIABLE']._serialized_end=723
-  _globals['_LEASEPOLICY']._serialized_start=726
-  _globals['_LEASEPOLICY']._serialized_end=964
-  _globals['_QUEUECOUNTS']._serialized_start=966
-  _globals['_QUEUECOUNTS']._serialized_end=1012
-  _globals['_CREATEQUEUEREQUEST']._serialized_start=1014
-  _globals['_CREATEQUEUEREQUEST']._serialized_end=1105
-  _globals['_CREATEQUEUERESPONSE']._serialized_start=1107
-  _globals['_CREATEQUEUERESPONSE']._serialized_end=1162
-  _globals['_GETQUEUEREQUEST']._serialized_start=1164
-  _globals['_GETQUEUEREQUEST']._serialized_end=1195
-  _globals['_GETQUEUERESPONSE']._serialized_start=1197
-  _globals['_GETQUEUERESPONSE']._serialized_end=1249
-  _globals['_LISTQUEUESREQUEST']._serialized_start=1251
-  _globals['_LISTQUEUESREQUEST']._serialized_end=1309
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=1311
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=1391
-  _globals['_UPDATEQUEUEREQUEST']._serialized_start=1393
-  _globals['_UPDATEQUEUEREQUEST']._serialized_end=1498
-  _globals['_UPDATEQUEUERESPONSE']._serialized_start=1500
-  _globals['_UPDATEQUEUERESPONSE']._serialized_end=1555
-  _globals['_DELETEQUEUEREQUEST']._serialized_start=1557
-  _globals['_DELETEQUEUEREQUEST']._serialized_end=1611
-  _globals['_DELETEQUEUERESPONSE']._serialized_start=1613
-  _globals['_DELETEQUEUERESPONSE']._serialized_end=1634
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=1636
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=1689
-  _globals['_PAUSEQUEUERESPONSE']._serialized_start=1691
-  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1745
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1747
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1801
-  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1803
-  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1858
-  _globals['_QUEUESERVICE']._serialized_start=1861
-  _globals['_QUEUESERVICE']._serialized_end=2420
+  _globals['_QUEUESPEC']._serialized_end=643
+  _globals['_TEMPLATEVARIABLE']._serialized_start=645
+  _globals['_TEMPLATEVARIABLE']._serialized_end=741
+  _globals['_LEASEPOLICY']._serialized_start=744
+  _globals['_LEASEPOLICY']._serialized_end=982
+  _globals['_QUEUECOUNTS']._serialized_start=984
+  _globals['_QUEUECOUNTS']._serialized_end=1030
+  _globals['_CREATEQUEUEREQUEST']._serialized_start=1032
+  _globals['_CREATEQUEUEREQUEST']._serialized_end=1123
+  _globals['_CREATEQUEUERESPONSE']._serialized_start=1125
+  _globals['_CREATEQUEUERESPONSE']._serialized_end=1180
+  _globals['_GETQUEUEREQUEST']._serialized_start=1182
+  _globals['_GETQUEUEREQUEST']._serialized_end=1213
+  _globals['_GETQUEUERESPONSE']._serialized_start=1215
+  _globals['_GETQUEUERESPONSE']._serialized_end=1267
+  _globals['_LISTQUEUESREQUEST']._serialized_start=1269
+  _globals['_LISTQUEUESREQUEST']._serialized_end=1327
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=1329
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=1409
+  _globals['_UPDATEQUEUEREQUEST']._serialized_start=1411
+  _globals['_UPDATEQUEUEREQUEST']._serialized_end=1516
+  _globals['_UPDATEQUEUERESPONSE']._serialized_start=1518
+  _globals['_UPDATEQUEUERESPONSE']._serialized_end=1573
+  _globals['_DELETEQUEUEREQUEST']._serialized_start=1575
+  _globals['_DELETEQUEUEREQUEST']._serialized_end=1629
+  _globals['_DELETEQUEUERESPONSE']._serialized_start=1631
+  _globals['_DELETEQUEUERESPONSE']._serialized_end=1652
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=1654
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=1707
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=1709
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=1763
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=1765
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=1819
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=1821
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=1876
+  _globals['_QUEUESERVICE']._serialized_start=1879
+  _globals['_QUEUESERVICE']._serialized_end=2438
 # @@protoc_insertion_point(module_scope)

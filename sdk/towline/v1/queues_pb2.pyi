@@ -88,6 +88,7 @@ class QueueSpec(_message.Message):
     LEASE_POLICY_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    PREBUILD_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What it is for; at most 1024 characters."""
     @_builtins.property
@@ -110,6 +111,13 @@ class QueueSpec(_message.Message):
     def retry_policy(self) -> _runs_pb2.RetryPolicy:
         """Retries of runs whose submission sets none."""
 
+    @_builtins.property
+    def prebuild(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Jobs whose new versions are built at once, before anybody submits them: patterns of job names with "*" and "?",
+        such as "train-*"; at most 64 of at most 128 characters. A run that only builds is queued for each new version, with
+        priority LOW; the template's image must not need a variable without a default.
+        """
+
     def __init__(
         self,
         *,
@@ -119,10 +127,11 @@ class QueueSpec(_message.Message):
         lease_policy: Global___LeasePolicy | None = ...,
         limits: _runs_pb2.TimeLimits | None = ...,
         retry_policy: _runs_pb2.RetryPolicy | None = ...,
+        prebuild: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "lease_policy", b"lease_policy", "limits", b"limits", "resource", b"resource", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "docker", b"docker", "lease_policy", b"lease_policy", "limits", b"limits", "resource", b"resource", "retry_policy", b"retry_policy", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "docker", b"docker", "lease_policy", b"lease_policy", "limits", b"limits", "prebuild", b"prebuild", "resource", b"resource", "retry_policy", b"retry_policy", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["docker"]  # noqa: Y015
     _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015

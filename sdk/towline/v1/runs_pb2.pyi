@@ -310,6 +310,7 @@ class Run(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     SUMMARY_JSON_FIELD_NUMBER: _builtins.int
     LOGGED_ARTIFACTS_FIELD_NUMBER: _builtins.int
+    BUILD_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"runs/{run}"."""
     display_name: _builtins.str
@@ -342,6 +343,8 @@ class Run(_message.Message):
     """Whether its current attempt is being stopped to be queued again."""
     summary_json: _builtins.str
     """Results that its last attempt set in `run.summary`: the text of a JSON object; empty: none."""
+    build_only: _builtins.bool
+    """Whether it only gets the image onto a node, see RunSubmission.build_only."""
     @_builtins.property
     def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Template variables as given: name → JSON text."""
@@ -416,10 +419,11 @@ class Run(_message.Message):
         inputs: _abc.Iterable[_jobs_pb2.ArtifactInput] | None = ...,
         summary_json: _builtins.str = ...,
         logged_artifacts: _abc.Iterable[_builtins.str] | None = ...,
+        build_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "failure", b"failure", "limits", b"limits", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "author", b"author", "cancel_requested", b"cancel_requested", "config_json", b"config_json", "create_time", b"create_time", "display_name", b"display_name", "due_time", b"due_time", "end_time", b"end_time", "failure", b"failure", "inputs", b"inputs", "job_version", b"job_version", "labels", b"labels", "limits", b"limits", "logged_artifacts", b"logged_artifacts", "name", b"name", "outputs", b"outputs", "preempt_requested", b"preempt_requested", "priority", b"priority", "queue", b"queue", "queue_position", b"queue_position", "retry_of", b"retry_of", "retry_policy", b"retry_policy", "state", b"state", "state_detail", b"state_detail", "summary_json", b"summary_json", "unreachable", b"unreachable", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "author", b"author", "build_only", b"build_only", "cancel_requested", b"cancel_requested", "config_json", b"config_json", "create_time", b"create_time", "display_name", b"display_name", "due_time", b"due_time", "end_time", b"end_time", "failure", b"failure", "inputs", b"inputs", "job_version", b"job_version", "labels", b"labels", "limits", b"limits", "logged_artifacts", b"logged_artifacts", "name", b"name", "outputs", b"outputs", "preempt_requested", b"preempt_requested", "priority", b"priority", "queue", b"queue", "queue_position", b"queue_position", "retry_of", b"retry_of", "retry_policy", b"retry_policy", "state", b"state", "state_detail", b"state_detail", "summary_json", b"summary_json", "unreachable", b"unreachable", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -441,6 +445,7 @@ class Attempt(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """The lease's epoch; rises with each attempt of a run, with gaps."""
     agent: _builtins.str
@@ -467,6 +472,10 @@ class Attempt(_message.Message):
     def failure(self) -> Global___Failure:
         """Why it failed; unset if it has not, or not yet."""
 
+    @_builtins.property
+    def image(self) -> Global___AttemptImage:
+        """How the image came about; unset: it was there, or nobody knows yet."""
+
     def __init__(
         self,
         *,
@@ -480,10 +489,11 @@ class Attempt(_message.Message):
         failure: Global___Failure | None = ...,
         outcome: Global___AttemptOutcome.ValueType = ...,
         outputs: _builtins.str = ...,
+        image: Global___AttemptImage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "failure", b"failure", "times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "failure", b"failure", "image", b"image", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "agent", b"agent", "epoch", b"epoch", "exit_code", b"exit_code", "failure", b"failure", "gpu_ids", b"gpu_ids", "image_id", b"image_id", "image_outcome", b"image_outcome", "outcome", b"outcome", "outputs", b"outputs", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "agent", b"agent", "epoch", b"epoch", "exit_code", b"exit_code", "failure", b"failure", "gpu_ids", b"gpu_ids", "image", b"image", "image_id", b"image_id", "image_outcome", b"image_outcome", "outcome", b"outcome", "outputs", b"outputs", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -501,6 +511,8 @@ class AttemptTimes(_message.Message):
     PREPARE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    IMAGE_TIME_FIELD_NUMBER: _builtins.int
+    FIRST_OUTPUT_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lease_time(self) -> _timestamp_pb2.Timestamp:
         """Lease granted."""
@@ -517,6 +529,14 @@ class AttemptTimes(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Result committed."""
 
+    @_builtins.property
+    def image_time(self) -> _timestamp_pb2.Timestamp:
+        """Image there."""
+
+    @_builtins.property
+    def first_output_time(self) -> _timestamp_pb2.Timestamp:
+        """First bytes of its output log stored; that may be known a moment before `start_time`."""
+
     def __init__(
         self,
         *,
@@ -524,14 +544,96 @@ class AttemptTimes(_message.Message):
         prepare_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        image_time: _timestamp_pb2.Timestamp | None = ...,
+        first_output_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "lease_time", b"lease_time", "prepare_time", b"prepare_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "first_output_time", b"first_output_time", "image_time", b"image_time", "lease_time", b"lease_time", "prepare_time", b"prepare_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "lease_time", b"lease_time", "prepare_time", b"prepare_time", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "first_output_time", b"first_output_time", "image_time", b"image_time", "lease_time", b"lease_time", "prepare_time", b"prepare_time", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptTimes: _TypeAlias = AttemptTimes  # noqa: Y015
+
+@_typing.final
+class AttemptImage(_message.Message):
+    """AttemptImage is how an attempt's image came about, and where the time went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Its size in bytes as the engine tells, unpacked; 0: there is none."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it took in all until it was there, or was known not to be had."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageStep]:
+        """What was done for it, in that order; at most 32. What is missing in `duration` went by between them."""
+
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        steps: _abc.Iterable[Global___ImageStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "size_bytes", b"size_bytes", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptImage: _TypeAlias = AttemptImage  # noqa: Y015
+
+@_typing.final
+class ImageStep(_message.Message):
+    """ImageStep is one thing that was done for an image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
+    CACHED_PIECES_FIELD_NUMBER: _builtins.int
+    TRANSFERRED_BYTES_FIELD_NUMBER: _builtins.int
+    BUILDER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What, in a few words for people, such as "install packages" or "pull python:3.11-slim"; at most 256 characters."""
+    pieces: _builtins.int
+    """How many things it was about: layers that were pulled, packages that were resolved, fetched or installed,
+    modules that were compiled; 0: it is not told.
+    """
+    cached_pieces: _builtins.int
+    """How many of these the node had already."""
+    transferred_bytes: _builtins.int
+    """Bytes that came over the network for it, as far as somebody told."""
+    builder: _builtins.str
+    """Who built what was pulled, "agents/{agent}"; empty: it is no image of the fleet."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it took."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        pieces: _builtins.int = ...,
+        cached_pieces: _builtins.int = ...,
+        transferred_bytes: _builtins.int = ...,
+        builder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builder", b"builder", "cached_pieces", b"cached_pieces", "duration", b"duration", "name", b"name", "pieces", b"pieces", "transferred_bytes", b"transferred_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageStep: _TypeAlias = ImageStep  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
@@ -745,6 +847,8 @@ class RunSubmission(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    BUILD_ONLY_FIELD_NUMBER: _builtins.int
+    DOCKERFILE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """"jobs/{job}/versions/{version or alias}"; "jobs/{job}" means its latest."""
     queue: _builtins.str
@@ -759,6 +863,11 @@ class RunSubmission(_message.Message):
     """For people, at most 128 characters; empty: made from the job's name."""
     author: _builtins.str
     """Who submits; informative, at most 256 characters."""
+    build_only: _builtins.bool
+    """Get the image onto the node of one agent, and end: nothing is executed. Such a run needs no GPU, reads no
+    artifacts (`inputs` must be empty) and leaves no outputs; its log is that of the build. Of the queue's template only
+    what says how the image is made is filled in. It SUCCEEDED once the image is there.
+    """
     @_builtins.property
     def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Template variables: name → JSON text."""
@@ -785,6 +894,12 @@ class RunSubmission(_message.Message):
         name → "artifacts/{artifact}/versions/{version or alias}".
         """
 
+    @_builtins.property
+    def dockerfile(self) -> _jobs_pb2.DockerfileBuild:
+        """Dockerfile of the job's source tree to build with, if the queue allows it. One with a `path` is taken in place of the
+        job's, whole; of one without, `build_args` go over the job's, one by one, and so does a `target`. Unset: the job's.
+        """
+
     def __init__(
         self,
         *,
@@ -800,10 +915,12 @@ class RunSubmission(_message.Message):
         limits: Global___TimeLimits | None = ...,
         retry_policy: Global___RetryPolicy | None = ...,
         inputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        build_only: _builtins.bool = ...,
+        dockerfile: _jobs_pb2.DockerfileBuild | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "not_before", b"not_before", "retry_policy", b"retry_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dockerfile", b"dockerfile", "limits", b"limits", "not_before", b"not_before", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "inputs", b"inputs", "job", b"job", "labels", b"labels", "limits", b"limits", "not_before", b"not_before", "priority", b"priority", "queue", b"queue", "retry_policy", b"retry_policy", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "build_only", b"build_only", "config_json", b"config_json", "display_name", b"display_name", "dockerfile", b"dockerfile", "inputs", b"inputs", "job", b"job", "labels", b"labels", "limits", b"limits", "not_before", b"not_before", "priority", b"priority", "queue", b"queue", "retry_policy", b"retry_policy", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -828,6 +945,8 @@ class LaunchSpec(_message.Message):
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     STOP_SIGNAL_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    BUILD_ONLY_FIELD_NUMBER: _builtins.int
+    DOCKERFILE_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """"runs/{run}"."""
     display_name: _builtins.str
@@ -842,6 +961,8 @@ class LaunchSpec(_message.Message):
     """The run's author."""
     stop_signal: _builtins.str
     """Signal that asks the program to stop, such as "SIGTERM"."""
+    build_only: _builtins.bool
+    """Only get the image, see RunSubmission.build_only; of `docker` only `image` is set."""
     @_builtins.property
     def job(self) -> _jobs_pb2.JobSpec:
         """The version's content."""
@@ -866,6 +987,10 @@ class LaunchSpec(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.ArtifactInput]:
         """Artifacts to mount, each by version."""
 
+    @_builtins.property
+    def dockerfile(self) -> _jobs_pb2.DockerfileBuild:
+        """How the image is built, if with a Dockerfile: the job's, with what the submission says in its place."""
+
     def __init__(
         self,
         *,
@@ -882,10 +1007,12 @@ class LaunchSpec(_message.Message):
         retry_policy: Global___RetryPolicy | None = ...,
         stop_signal: _builtins.str = ...,
         inputs: _abc.Iterable[_jobs_pb2.ArtifactInput] | None = ...,
+        build_only: _builtins.bool = ...,
+        dockerfile: _jobs_pb2.DockerfileBuild | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "job", b"job", "limits", b"limits", "resource", b"resource", "retry_policy", b"retry_policy", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "dockerfile", b"dockerfile", "job", b"job", "limits", b"limits", "resource", b"resource", "retry_policy", b"retry_policy", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "config_json", b"config_json", "display_name", b"display_name", "docker", b"docker", "inputs", b"inputs", "job", b"job", "job_version", b"job_version", "limits", b"limits", "queue", b"queue", "resource", b"resource", "retry_policy", b"retry_policy", "run", b"run", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "build_only", b"build_only", "config_json", b"config_json", "display_name", b"display_name", "docker", b"docker", "dockerfile", b"dockerfile", "inputs", b"inputs", "job", b"job", "job_version", b"job_version", "limits", b"limits", "queue", b"queue", "resource", b"resource", "retry_policy", b"retry_policy", "run", b"run", "stop_grace", b"stop_grace", "stop_signal", b"stop_signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["docker"]  # noqa: Y015
     _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
@@ -1416,3 +1543,49 @@ class RetryRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryRunResponse: _TypeAlias = RetryRunResponse  # noqa: Y015
+
+@_typing.final
+class PrebuildJobVersionRequest(_message.Message):
+    """PrebuildJobVersionRequest names a version that was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_VERSION_FIELD_NUMBER: _builtins.int
+    job_version: _builtins.str
+    """"jobs/{job}/versions/{version}"."""
+    def __init__(
+        self,
+        *,
+        job_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_version", b"job_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrebuildJobVersionRequest: _TypeAlias = PrebuildJobVersionRequest  # noqa: Y015
+
+@_typing.final
+class PrebuildJobVersionResponse(_message.Message):
+    """PrebuildJobVersionResponse names the runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"runs/{run}" in each queue that asks for it, by the queues' names; empty: none does."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrebuildJobVersionResponse: _TypeAlias = PrebuildJobVersionResponse  # noqa: Y015

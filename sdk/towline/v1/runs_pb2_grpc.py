@@ -88,6 +88,11 @@ class RunServiceStub:
                 request_serializer=towline_dot_v1_dot_runs__pb2.RetryRunRequest.SerializeToString,
                 response_deserializer=towline_dot_v1_dot_runs__pb2.RetryRunResponse.FromString,
                 _registered_method=True)
+        self.PrebuildJobVersion = channel.unary_unary(
+                '/towline.v1.RunService/PrebuildJobVersion',
+                request_serializer=towline_dot_v1_dot_runs__pb2.PrebuildJobVersionRequest.SerializeToString,
+                response_deserializer=towline_dot_v1_dot_runs__pb2.PrebuildJobVersionResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer:
@@ -171,6 +176,14 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrebuildJobVersion(self, request, context):
+        """PrebuildJobVersion queues a run that only builds in each queue that asks for it: those whose QueueSpec.prebuild
+        has a pattern of the job's name. For the registry, which tells of new versions; a repetition queues nothing anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -218,6 +231,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.RetryRun,
                     request_deserializer=towline_dot_v1_dot_runs__pb2.RetryRunRequest.FromString,
                     response_serializer=towline_dot_v1_dot_runs__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'PrebuildJobVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrebuildJobVersion,
+                    request_deserializer=towline_dot_v1_dot_runs__pb2.PrebuildJobVersionRequest.FromString,
+                    response_serializer=towline_dot_v1_dot_runs__pb2.PrebuildJobVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -472,6 +490,33 @@ class RunService:
             '/towline.v1.RunService/RetryRun',
             towline_dot_v1_dot_runs__pb2.RetryRunRequest.SerializeToString,
             towline_dot_v1_dot_runs__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrebuildJobVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towline.v1.RunService/PrebuildJobVersion',
+            towline_dot_v1_dot_runs__pb2.PrebuildJobVersionRequest.SerializeToString,
+            towline_dot_v1_dot_runs__pb2.PrebuildJobVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

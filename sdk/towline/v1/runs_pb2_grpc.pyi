@@ -76,6 +76,10 @@ class RunServiceStub:
     """
     RetryRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.RetryRunRequest, _runs_pb2.RetryRunResponse]
     """RetryRun queues a run that has ended once more, as a new run with the same content."""
+    PrebuildJobVersion: _grpc.UnaryUnaryMultiCallable[_runs_pb2.PrebuildJobVersionRequest, _runs_pb2.PrebuildJobVersionResponse]
+    """PrebuildJobVersion queues a run that only builds in each queue that asks for it: those whose QueueSpec.prebuild
+    has a pattern of the job's name. For the registry, which tells of new versions; a repetition queues nothing anew.
+    """
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -119,6 +123,10 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     RetryRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.RetryRunRequest, _runs_pb2.RetryRunResponse]  # type: ignore[assignment]
     """RetryRun queues a run that has ended once more, as a new run with the same content."""
+    PrebuildJobVersion: _aio.UnaryUnaryMultiCallable[_runs_pb2.PrebuildJobVersionRequest, _runs_pb2.PrebuildJobVersionResponse]  # type: ignore[assignment]
+    """PrebuildJobVersion queues a run that only builds in each queue that asks for it: those whose QueueSpec.prebuild
+    has a pattern of the job's name. For the registry, which tells of new versions; a repetition queues nothing anew.
+    """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     """RunService takes submissions and tells what became of them.
@@ -213,5 +221,15 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.RetryRunResponse, _abc.Awaitable[_runs_pb2.RetryRunResponse]]:
         """RetryRun queues a run that has ended once more, as a new run with the same content."""
+
+    @_abc_1.abstractmethod
+    def PrebuildJobVersion(
+        self,
+        request: _runs_pb2.PrebuildJobVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.PrebuildJobVersionResponse, _abc.Awaitable[_runs_pb2.PrebuildJobVersionResponse]]:
+        """PrebuildJobVersion queues a run that only builds in each queue that asks for it: those whose QueueSpec.prebuild
+        has a pattern of the job's name. For the registry, which tells of new versions; a repetition queues nothing anew.
+        """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,7 @@ import platform
 import socket
 import sys
 import uuid
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
@@ -16,15 +17,22 @@ from towline.service import process
 from towline.service.server import serving, stop_requested
 from towline.v1 import agent_pb2, agent_pb2_grpc, leases_pb2
 from towline_agent import gpus
+from towline_agent.base_images import BaseImages
 from towline_agent.builder import BuildSettings, DockerImages
 from towline_agent.core.capacity import Capacity
+from towline_agent.core.conda import Channels
 from towline_agent.core.containers import Owner
 from towline_agent.core.leases import LeaseBook
 from towline_agent.core.recipe import Indexes
+from towline_agent.core.system_packages import Mirrors
 from towline_agent.credentials import Credentials
 from towline_agent.deadlines import Deadlines, boot_id
+from towline_agent.download_cache import DownloadCache
 from towline_agent.engine import docker
 from towline_agent.engine.health import EngineHealth
+from towline_agent.engine.port import Engine
+from towline_agent.hygiene import Caches, Disks, Hygiene
+from towline_agent.image_cache import ImageCache, ImageSettings
 from towline_agent.image_records import ImageRecords
 from towline_agent.input_cache import InputCache, InputSettings
 from towline_agent.input_records import InputRecords
@@ -41,7 +49,10 @@ from towline_agent.session import Sessions
 from towline_agent.settings import AgentSettings
 from towline_agent.sharing import SharedImages
 from towline_agent.sources import Sources
+from towline_agent.spares import Spares
 from towline_agent.sweep import sweep
+from towline_agent.used_images import PreparingImages, UsedImages, noting
+from towline_agent.warming import RunsFirst, Warming
 from towline_agent.watchdog.starting import keep_running
 
 _log = logging.getLogger("towline_agent")
@@ -102,16 +113,29 @@ class _Agent:
         peer = f"the registry at {settings.registry_address}"
         registry = Registry(to_registry, peer)
         queue = f"the queue service at {settings.queue_address}"
+        self._used = UsedImages(settings.data_dir / "images")
+        noted = noting(engine, self._used)
+        self._shared = self._sharing(noted, to_registry, peer)
         self._images = DockerImages(
-            engine,
+            noted,
             Sources(registry, journal.work, settings.git_protocols),
             Packages(registry, journal.work, settings.git_protocols),
             _build_settings(settings, self._identity),
-            self._shared(to_registry, peer),
+            self._shared,
         )
         self._logs = LogPipe(to_queue, queue)
         keeper = OutputKeeper(engine, self._health, registry, journal.work)
-        tools = Tools(engine, self._health, self._images, self._logs, keeper)
+        self._spares = Spares(engine, self._owner)
+        images = RunsFirst(PreparingImages(self._images, self._used))
+        bases = BaseImages(noted, settings.base_images)
+        self._warming = Warming(
+            bases,
+            settings.ready_pythons,
+            settings.ready_images,
+            images.idle,
+            lambda: self._node.book.intake.withheld,
+        )
+        tools = Tools(engine, self._health, images, self._logs, keeper)
         found = gpus.find(settings.gpus)
         capacity = Capacity(settings.slots or max(1, len(found)), found)
         book = LeaseBook(capacity, self._identity.starts * _SEQS_PER_START, lambda: str(uuid.uuid4()))
@@ -122,17 +146,36 @@ class _Agent:
             InputRecords(settings.data_dir / "inputs"),
             InputSettings(self._identity.instance_id, settings.input_cache),
         )
-        runner = Runner(tools, self._inputs, journal, self._owner)
+        runner = Runner(tools, self._inputs, self._spares, journal, self._owner)
         self._node = Node(book, Parts(journal, self._deadlines, runner, self._health), root)
         introduction = _introduction(settings, self._identity, capacity, boot)
         self._sessions = Sessions(self._node, to_queue, queue, introduction)
 
-    def _shared(self, to_registry: grpc.aio.Channel, peer: str) -> SharedImages | None:
+    def _sharing(self, engine: Engine, to_registry: grpc.aio.Channel, peer: str) -> SharedImages | None:
         repository = self._settings.image_repository
         if not repository:
             return None
         records = ImageRecords(to_registry, peer, repository, self._settings.agent_name)
-        return SharedImages(self._engine, records, self._root)
+        return SharedImages(engine, records, self._root)
+
+    def _hygiene(self) -> Hygiene:
+        settings, store, instance = self._settings, self._engine.store(), self._identity.instance_id
+        images = ImageCache(
+            store,
+            self._used,
+            ImageSettings(instance, settings.image_cache, settings.image_repository),
+            held=self._held_images,
+            pushing=lambda: self._shared.pushing if self._shared else (),
+        )
+        downloads = DownloadCache(self._engine, self._images.installations, settings.build_cache)
+        caches = Caches(
+            (images.tidy, downloads.tidy), (images.leaving, self._inputs.leaving), downloads.empty
+        )
+        disks = Disks(settings.data_dir, self._engine.url, store.roots)
+        return Hygiene(disks, settings.keep_free, caches, self._node.space_changed)
+
+    def _held_images(self) -> Collection[str]:
+        return {*(lease.image.id for lease in self._node.book.leases if lease.image), *self._warming.ready}
 
     def _engine_changed(self) -> None:
         self._node.engine_changed()
@@ -169,6 +212,9 @@ class _Agent:
     async def _sweep(self) -> None:
         await self._sessions.welcomed.wait()
         self._root.create_task(self._inputs.run(self._health))
+        self._root.create_task(self._hygiene().run(self._health))
+        self._root.create_task(self._spares.run(self._health))
+        self._root.create_task(self._warming.run(self._health))
         await sweep(self._engine, self._health, self._images, self._owner, lambda: self._node.book.leases)
 
     def _register(self, server: grpc.aio.Server) -> list[str]:
@@ -185,6 +231,10 @@ def _build_settings(settings: AgentSettings, identity: Identity) -> BuildSetting
         indexes=Indexes(settings.build_index_url, settings.build_extra_index_urls),
         ca_bundle=settings.build_ca_bundle,
         network=settings.build_network,
+        mirrors=Mirrors(settings.build_apt_mirrors),
+        channels=Channels(settings.conda_channels, gpus.cuda_version(settings.gpus)),
+        dockerfile_builder=settings.dockerfile_builder,
+        secrets=settings.build_secrets,
         cache_volume="" if settings.build_cache_volume == "-" else settings.build_cache_volume,
     )
 

@@ -2,16 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from towline.v1 import leases_pb2, runs_pb2
 from towline_agent.core.effects import Effect
-from towline_agent.core.lease import Lease
+from towline_agent.core.lease import GotImage, Lease
 from towline_agent.core.leases import LeaseBook
 from towline_agent.core.stops import Exit, Signalled
 from towline_agent.deadlines import boottime
 
 __all__ = ["Attempt", "Signal", "to_boottime"]
+
+_NOTICED_S: Final = 0.2
 
 
 def to_boottime(moment: float) -> float:
@@ -88,9 +92,29 @@ class Attempt:
         self._book.told(self.lease.key, detail)
         self._apply(())
 
-    def has_image(self, outcome: runs_pb2.ImageOutcome.ValueType, image_id: str) -> None:
-        """Remember how the image was got, for every later event."""
-        self._book.has_image(self.lease.key, outcome, image_id)
+    @contextmanager
+    def telling(self, detail: str) -> Iterator[None]:
+        """Say what the block does if that takes a while: each word costs the queue service a write."""
+        timer = asyncio.get_running_loop().call_later(_NOTICED_S, self.tell, detail)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def has_image(
+        self,
+        outcome: runs_pb2.ImageOutcome.ValueType,
+        image_id: str,
+        how: runs_pb2.AttemptImage | None,
+    ) -> None:
+        """Report how the image was got; `how`: what was done for it, None: nothing."""
+        self._book.has_image(self.lease.key, GotImage(outcome, image_id, how))
+        self.tell("the image is there")
+
+    def has_no_image(self, how: runs_pb2.AttemptImage | None) -> None:
+        """Report what was done for an image that cannot be had."""
+        self._book.has_image(self.lease.key, GotImage(how=how))
+        self.tell("there is no image")
 
     def prepares(self) -> None:
         """Report that image and container are being made."""

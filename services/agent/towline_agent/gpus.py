@@ -8,7 +8,7 @@ import pynvml
 from towline.errors import InvalidArgument
 from towline.v1 import leases_pb2
 
-__all__ = ["find"]
+__all__ = ["cuda_version", "find"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +36,25 @@ def find(setting: str) -> tuple[leases_pb2.Gpu, ...]:
             )
     known = {gpu.id: gpu for gpu in _by_nvml()}
     return tuple(known.get(gpu_id, leases_pb2.Gpu(id=gpu_id)) for gpu_id in ids)
+
+
+def cuda_version(setting: str) -> str:
+    """Return the newest version of CUDA that the node's driver serves, "X.Y"; empty: no GPU is used here.
+
+    Args:
+        setting: See `find`.
+    """
+    if setting == "none":
+        return ""
+    try:
+        pynvml.nvmlInit()
+        try:
+            number = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return ""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _by_nvml() -> tuple[leases_pb2.Gpu, ...]:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from random import uniform
 from typing import Final, NoReturn
 
@@ -22,6 +23,7 @@ from towline_agent.core.failures import failed
 from towline_agent.core.inputs import FILLED, LABEL_FILLER, LABEL_INPUT, LABEL_INPUT_OWNER, Stored
 from towline_agent.engine.health import EngineHealth
 from towline_agent.engine.port import Engine
+from towline_agent.hygiene import Leaving
 from towline_agent.input_archive import InputArchive
 from towline_agent.input_records import InputRecords
 from towline_agent.registry import Registry
@@ -239,17 +241,31 @@ class InputCache:
         for stored in inputs.oldest_first(entry.stored for entry in unused):
             if fits():
                 return True
-            entry = by_volume[stored.volume]
-            if entry.users:  # taken meanwhile
-                continue
-            # Nobody may take it while it is being removed.
-            del entries[entry.digest]
-            if await self._engine.remove_volume(entry.volume):
-                _log.info("input %s makes room", entry.volume)
-                await asyncio.to_thread(self._records.forget, entry.volume)
-            else:  # a container uses it
-                entries[entry.digest] = entry
+            await self._remove(entries, by_volume[stored.volume])
         return fits()
+
+    async def leaving(self) -> Sequence[Leaving]:
+        """Return what no run is about to use, what was used longest ago first."""
+        entries = await self._known()
+        by_volume = {entry.volume: entry for entry in entries.values() if not entry.users}
+        return [
+            Leaving(stored.used_at, partial(self._remove, entries, by_volume[stored.volume]))
+            for stored in inputs.oldest_first(entry.stored for entry in by_volume.values())
+        ]
+
+    async def _remove(self, entries: dict[str, _Entry], entry: _Entry) -> bool:
+        """Remove an input unless it is in use by now, and tell whether it is gone."""
+        if entry.users or entries.get(entry.digest) is not entry:  # taken meanwhile, or gone
+            return False
+        # Nobody may take it while it is being removed.
+        del entries[entry.digest]
+        if await self._engine.remove_volume(entry.volume):
+            _log.info("input %s makes room", entry.volume)
+            await asyncio.to_thread(self._records.forget, entry.volume)
+            return True
+        # A container uses it. Where it was wanted anew meanwhile, this volume goes with the next cleaning.
+        entries.setdefault(entry.digest, entry)
+        return False
 
     async def _ensure(
         self, entry: _Entry, one: _Wanted, image: str, tell: Tell

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -14,11 +14,18 @@ import uv
 from towline.errors import TowlineError
 from towline.v1 import leases_pb2
 from towline_agent import tars
+from towline_agent.builders import BuilderChoice
 from towline_agent.core import recipe, repositories
-from towline_agent.core.failures import LogTail, build_failure
+from towline_agent.core.apt_steps import AptSteps
+from towline_agent.core.conda import Channels
+from towline_agent.core.install_failures import InstallLog
+from towline_agent.core.redaction import Redactor, logins_of
+from towline_agent.core.system_packages import Mirrors
+from towline_agent.core.uv_steps import UvSteps
 from towline_agent.engine.port import ContainerId, Engine
 from towline_agent.packages import Fetched
 from towline_agent.stopping import to_the_end
+from towline_agent.telling import Tell
 
 __all__ = ["BuildLog", "BuildSettings", "Installation", "Installations"]
 
@@ -48,6 +55,14 @@ class BuildSettings:
     ca_bundle: Path | None = None
     network: str = ""
     cache_volume: str = ""
+    mirrors: Mirrors = field(default_factory=Mirrors)
+    """Of distributions' packages."""
+    channels: Channels = field(default_factory=Channels)
+    """Of conda's packages."""
+    dockerfile_builder: BuilderChoice = BuilderChoice.AUTO
+    """What builds with Dockerfiles."""
+    secrets: Mapping[str, Path] = field(default_factory=dict)
+    """Of builds with Dockerfiles: id → file."""
 
     @property
     def label(self) -> str:
@@ -65,6 +80,10 @@ class Installation:
     """Where packages come from; their credentials stay out of the log."""
     packages: Fetched
     """What no index has."""
+    trees: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of programs that it needs, by their path in /towline."""
+    step: str = ""
+    """What its time is counted as; empty: what it prints tells its steps."""
 
 
 class Installations:
@@ -77,7 +96,8 @@ class Installations:
 
     def __init__(self, engine: Engine, settings: BuildSettings) -> None:
         self._engine = engine
-        self._settings = settings
+        self.settings = settings
+        """How to build."""
         self._in_use: set[str] = set()
         """Names of the containers of builds that go on."""
 
@@ -96,17 +116,17 @@ class Installations:
 
     def _is_left_over(self, labels: Mapping[str, str], *, in_use: bool) -> bool:
         builder, _, start = labels[recipe.LABEL_BUILDER].rpartition(":")
-        return builder == self._settings.builder and (start != str(self._settings.starts) or not in_use)
+        return builder == self.settings.builder and (start != str(self.settings.starts) or not in_use)
 
     def container(self, image_id: str) -> dict[str, Any]:
         """Make the configuration of a container that installs something onto an image."""
-        settings = self._settings
+        settings = self.settings
         return recipe.build_container(
             image_id, settings.label, cache_volume=settings.cache_volume, network=settings.network
         )
 
     async def run(
-        self, container: ContainerId, installation: Installation, log: BuildLog
+        self, container: ContainerId, installation: Installation, log: BuildLog, tell: Tell
     ) -> leases_pb2.AttemptResult | None:
         """Run an installation to its end; return the attempt's result if it fails.
 
@@ -114,38 +134,58 @@ class Installations:
             container: From `throw_away` of `container`.
             installation: What is to be installed.
             log: Gets its output as it comes, without credentials.
+            tell: Told how far it is.
         """
-        files, packages = installation.files, installation.packages
-        entries = await asyncio.to_thread(self._files, files, packages)
-        await self._engine.put_archive(container, "/towline", tars.stream(entries))
-        for number, archive in enumerate(packages.checkouts):
-            await self._engine.put_archive(container, repositories.place(number), tars.file_chunks(archive))
-        await self._engine.start(container)
-        tail = await self._follow(container, installation.index_urls, log)
-        status = await self._engine.wait(container)
-        return build_failure(tail) if status.code != 0 else None
+        packages = installation.packages
+        with tell.step("start the build container"):
+            entries = await asyncio.to_thread(self._files, installation)
+            await self._engine.put_archive(container, "/towline", tars.stream(entries))
+            for number, archive in enumerate(packages.checkouts):
+                place = repositories.place(number)
+                await self._engine.put_archive(container, place, tars.file_chunks(archive))
+            await self._engine.start(container)
+        uv_steps, apt_steps = UvSteps(), AptSteps()
 
-    def _files(self, files: Mapping[str, bytes], packages: Fetched) -> Sequence[tars.Entry]:
-        entries = [tars.Entry(name, content) for name, content in files.items()]
+        def show(data: bytes) -> None:
+            if doing := uv_steps.feed(data) or apt_steps.feed(data):
+                tell.often(f"installing packages: {doing}")
+
+        with tell.step(installation.step) as step:
+            said = await self._follow(container, installation.index_urls, log, show)
+            ended = await self._engine.wait(container)
+            for one in uv_steps.steps:
+                tell.did(one)
+            apt_steps.count(step)
+        return None if ended.exit and ended.exit.code == 0 else said.failure()
+
+    def _files(self, installation: Installation) -> Sequence[tars.Entry]:
+        packages = installation.packages
+        entries = [tars.Entry(name, content) for name, content in installation.files.items()]
+        for name, tree in installation.trees.items():
+            found = (path for path in tree.rglob("*") if path.is_file() and path.suffix != ".pyc")
+            entries += [tars.Entry(f"{name}/{path.relative_to(tree).as_posix()}", path) for path in found]
         entries += [tars.Entry(f"wheels/{name}", path) for name, path in packages.wheels.items()]
-        if self._settings.ca_bundle:
-            entries.append(tars.Entry("ca.pem", self._settings.ca_bundle.read_bytes()))
+        if self.settings.ca_bundle:
+            entries.append(tars.Entry("ca.pem", self.settings.ca_bundle.read_bytes()))
         folders = [tars.Entry(name, None, 0o700) for name in ("home", "tmp", "bin")]
         places = (repositories.place(number) for number in range(len(packages.checkouts)))
         folders += [tars.Entry(place.removeprefix("/towline/"), None, 0o700) for place in places]
         return [*folders, *entries, tars.Entry("bin/uv", Path(uv.find_uv_bin()), 0o755)]
 
-    async def _follow(self, container: ContainerId, urls: Sequence[str], log: BuildLog) -> str:
-        """Ship a build's output until it ends, without credentials, and return its last lines."""
-        redactor, tail = recipe.Redactor(urls), LogTail()
+    async def _follow(
+        self, container: ContainerId, urls: Sequence[str], log: BuildLog, show: Callable[[bytes], None]
+    ) -> InstallLog:
+        """Ship a build's output until it ends, without credentials, and return what says how it failed."""
+        redactor, kept = Redactor(logins_of(urls)), InstallLog()
         async for data in self._engine.logs(container, follow=True):
             shown = redactor.feed(data)
-            tail.feed(shown)
+            kept.feed(shown)
             await log.write(shown)
+            show(shown)
         rest = redactor.end()
-        tail.feed(rest)
+        kept.feed(rest)
         await log.write(rest)
-        return tail.text()
+        return kept
 
     @asynccontextmanager
     async def throw_away(self, config: Mapping[str, Any]) -> AsyncIterator[ContainerId]:

@@ -10,7 +10,7 @@ from towline.errors import InvalidArgument, TowlineError, Unavailable
 from towline.v1 import artifacts_pb2
 from towline_agent import outputs, results
 from towline_agent.attempts import Attempt
-from towline_agent.core.containers import attempt_key
+from towline_agent.core.containers import ARTIFACTS, OUTPUTS, RESULTS, attempt_key
 from towline_agent.engine.health import EngineHealth
 from towline_agent.engine.port import ContainerId, Engine
 from towline_agent.registry import Registry
@@ -25,6 +25,7 @@ _Answer = TypeVar("_Answer")
 _STOPPED_PATIENCE_S: Final = 30.0
 # As the proto says of AttemptResult.
 _MOST_LOGGED: Final = 64
+_FOLDERS: Final = (RESULTS, OUTPUTS, ARTIFACTS)
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,21 @@ class OutputKeeper:
         kept = Kept()
         file = self._work / f"outputs-{attempt_key(attempt.spec.run, attempt.grant.epoch)}.tar"
         try:
-            summary = await self._ask(lambda: results.read_summary(self._engine, container))
-            kept = replace(kept, summary=summary.text, notes=[summary.problem] if summary.problem else [])
-            found = await self._ask(lambda: outputs.collect(self._engine, container, file))
-            request = outputs.outputs_request(attempt.spec, attempt.grant.epoch)
-            artifact = await self._upload(attempt, request, found)
-            kept = replace(kept, artifact=artifact, notes=[*kept.notes, *found.skipped])
+            folders = await self._ask(lambda: outputs.written(self._engine, container, _FOLDERS))
+            if RESULTS in folders:
+                summary = await self._ask(lambda: results.read_summary(self._engine, container))
+                kept = replace(kept, summary=summary.text, notes=[summary.problem] if summary.problem else [])
+            if OUTPUTS in folders:
+                found = await self._ask(lambda: outputs.collect(self._engine, container, file))
+                request = outputs.outputs_request(attempt.spec, attempt.grant.epoch)
+                artifact = await self._upload(attempt, request, found)
+                kept = replace(kept, artifact=artifact, notes=[*kept.notes, *found.skipped])
             # The archive of the outputs is not needed any more: the disk holds one at a time.
-            logged = await self._ask(lambda: results.collect_logged(self._engine, container, file))
-            names, notes = await self._log_all(attempt, logged)
-            return replace(kept, logged=names, notes=[*kept.notes, *notes])
+            if ARTIFACTS in folders:
+                logged = await self._ask(lambda: results.collect_logged(self._engine, container, file))
+                names, notes = await self._log_all(attempt, logged)
+                kept = replace(kept, logged=names, notes=[*kept.notes, *notes])
+            return kept
         except (TowlineError, OSError) as error:
             message = error.message if isinstance(error, TowlineError) else str(error)
             _log.error("the outputs of %s are not kept: %s", attempt.spec.run, message)

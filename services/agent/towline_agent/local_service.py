@@ -41,6 +41,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             gpus=self._node.book.intake.capacity.gpus,
             leases=[lease.inventory() for lease in self._node.book.leases],
             engine_ready=self._health.ready,
+            withheld=self._node.book.intake.withheld,
         )
 
     async def Drain(  # noqa: N802 - named by the proto

@@ -45,6 +45,11 @@ class LogWriter:
         self.refused = False
         """Whether the queue service wants no more of it: what is written then goes nowhere."""
 
+    def begins(self) -> None:
+        """Take the log for one that nobody has written to: nobody is asked where it goes on."""
+        if self._window is None:
+            self._window = SendWindow(0)
+
     async def position(self) -> int:
         """Return the offset at which the log goes on, as the queue service has it."""
         self._wake.set()

@@ -118,6 +118,11 @@ class Node:
         self.book.engine(ready=self._parts.health.ready)
         self.apply(())
 
+    def space_changed(self, lacking: str) -> None:
+        """Take note of why the disks have no room for new runs, for people; empty: they have."""
+        self.book.intake.space(lacking)
+        self.apply(())
+
     def apply(self, effects: Iterable[Effect]) -> None:
         """Carry out effects; what takes time is done in tasks of the group."""
         for effect in effects:

@@ -4,19 +4,21 @@ import asyncio
 import hashlib
 import tarfile
 import uuid
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from towline.client.parallel import in_parallel
-from towline.errors import InvalidArgument
+from towline.errors import InvalidArgument, NotFound
 from towline.runtime.artifacts import is_utf8
 from towline.v1 import artifacts_pb2, runs_pb2
 from towline_agent.core.containers import OUTPUTS, UNTOUCHED
 from towline_agent.engine.port import ContainerId, Engine
 from towline_agent.registry import FileSlice, Registry
 
-__all__ = ["FileList", "collect", "fetch", "outputs_request", "request_id", "upload"]
+__all__ = ["FileList", "collect", "fetch", "outputs_request", "request_id", "upload", "written"]
 
 _MOST_FILES: Final = 100_000
 _OUTPUTS: Final = "the outputs"
@@ -88,20 +90,31 @@ class FileList:
         self.files.sort(key=lambda file: file.path)
 
 
-async def fetch(engine: Engine, container: ContainerId, path: str, target: Path) -> bool:
-    """Read a folder of an ended container into a tar archive; False: nothing was ever made in it.
+async def written(engine: Engine, container: ContainerId, folders: Collection[str]) -> set[str]:
+    """Return those folders of an ended container in which something was made, or that are gone.
 
-    An archive costs the engine a process of its own, that of an empty folder too.
+    Only they need be read: an archive costs the engine a process of its own, that of an empty folder too.
+    """
+    found = set(folders)
+
+    async def look(folder: str) -> None:
+        with suppress(NotFound):  # who reads it is told
+            if await engine.modified(container, folder) == UNTOUCHED:
+                found.discard(folder)
+
+    await in_parallel(folders, look, at_once=len(folders))
+    return found
+
+
+async def fetch(engine: Engine, container: ContainerId, path: str, target: Path) -> None:
+    """Read a folder of an ended container into a tar archive.
 
     Raises:
         NotFound: There is none, or the container is gone.
     """
-    if await engine.modified(container, path) == UNTOUCHED:
-        return False
     with target.open("wb") as file:
         async for chunk in engine.get_archive(container, path):
             await asyncio.to_thread(file.write, chunk)
-    return True
 
 
 async def collect(engine: Engine, container: ContainerId, target: Path) -> FileList:
@@ -111,8 +124,7 @@ async def collect(engine: Engine, container: ContainerId, target: Path) -> FileL
         InvalidArgument: There are more files than an artifact may have.
         NotFound: The container is gone.
     """
-    if not await fetch(engine, container, OUTPUTS, target):
-        return FileList(target, _OUTPUTS)
+    await fetch(engine, container, OUTPUTS, target)
     return await asyncio.to_thread(_list, target)
 
 

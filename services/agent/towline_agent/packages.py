@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,9 @@ from towline_agent import checkouts
 from towline_agent.core import repositories
 from towline_agent.registry import Registry
 from towline_agent.retry import retrying
+from towline_agent.telling import Tell
 
 __all__ = ["NOTHING", "Fetched", "Packages"]
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def payload(spec: runs_pb2.LaunchSpec) -> list[Entry]:
         Entry("inputs", None, 0o755),
         Entry("inputs.json", json.dumps(inputs).encode()),
         Entry("outputs", None, 0o777, modified=UNTOUCHED),
-        Entry("results", None, 0o777),
+        Entry("results", None, 0o777, modified=UNTOUCHED),
         Entry("artifacts", None, 0o777, modified=UNTOUCHED),
         *_runtime(),
     ]

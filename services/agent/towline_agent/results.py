@@ -129,8 +129,7 @@ async def collect_logged(engine: Engine, container: ContainerId, target: Path) -
         InvalidArgument: One has more files than an artifact may have, or there are too many of them.
     """
     try:
-        if not await fetch(engine, container, ARTIFACTS, target):
-            return []
+        await fetch(engine, container, ARTIFACTS, target)
     except NotFound:
         return []
     return await asyncio.to_thread(_list, target)

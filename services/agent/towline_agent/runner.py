@@ -38,7 +38,9 @@ from towline_agent.journal import Journal
 from towline_agent.keeping import Kept, OutputKeeper
 from towline_agent.logs import LogPipe, LogWriter
 from towline_agent.payload import payload
+from towline_agent.spares import Spares
 from towline_agent.stopping import Stopped, to_the_end, unless
+from towline_agent.telling import Tell
 
 __all__ = ["Runner", "Tools"]
 
@@ -75,13 +77,17 @@ class Runner:
     Args:
         tools: What to execute with.
         inputs: Gets what runs read.
+        spares: Has a volume ready for the next run.
         journal: Has what earlier starts have seen.
         owner: Whose containers they will be.
     """
 
-    def __init__(self, tools: Tools, inputs: InputCache, journal: Journal, owner: containers.Owner) -> None:
+    def __init__(
+        self, tools: Tools, inputs: InputCache, spares: Spares, journal: Journal, owner: containers.Owner
+    ) -> None:
         self._tools = tools
         self._inputs = inputs
+        self._spares = spares
         self._journal = journal
         self._owner = owner
         self._ending = Ending(tools.engine, tools.health, journal)
@@ -110,6 +116,7 @@ class Runner:
     async def remove(self, attempt: Attempt, grace: timedelta | None = None) -> None:
         """Remove an attempt's container, however it is; with `grace` the stop signal comes first."""
         await self._ending.remove(attempt, grace)
+        self._spares.freed()
 
     async def _execute(self, attempt: Attempt) -> leases_pb2.AttemptResult:
         container = await unless(attempt.stopping, self._container(attempt))
@@ -118,6 +125,8 @@ class Runner:
             container = await self._found(attempt)
         if isinstance(container, leases_pb2.AttemptResult):
             await self.remove(attempt)
+            if attempt.spec.build_only:
+                container.log_size = await self._output_log(attempt).flush()
             return container
         if container is None:
             return await self._without_container(attempt)
@@ -133,12 +142,13 @@ class Runner:
                 group.create_task(self._ending.when_ordered(attempt, container)),
                 group.create_task(self._ending.kill_when_due(attempt, container)),
             ]
-            was_away = await self._wait(attempt, container)
+            ended, was_away = await self._wait(attempt, container)
             for ender in enders:
                 ender.cancel()
-            await self._note_exit(attempt, container, log, engine_was_away=was_away)
-            attempt.tell("keeping the outputs")
-            kept = await self._tools.outputs.keep(attempt, container)
+            if ended is not None:
+                await self._note_exit(attempt, ended, log, engine_was_away=was_away)
+            with attempt.telling("keeping the outputs"):
+                kept = await self._tools.outputs.keep(attempt, container)
             skipper = await shipping
         for line in kept.notes:
             await writer.write(skipper.feed(f"towline: {line}\n".encode()))
@@ -173,8 +183,8 @@ class Runner:
         result.outputs = kept.artifact
         result.summary_json = kept.summary
         result.logged_artifacts.extend(kept.logged)
-        attempt.tell("delivering the log")
-        result.log_size = await self._output_log(attempt).flush()
+        with attempt.telling("delivering the log"):
+            result.log_size = await self._output_log(attempt).flush()
         return result
 
     async def _container(self, attempt: Attempt) -> ContainerId | leases_pb2.AttemptResult | None:
@@ -185,7 +195,7 @@ class Runner:
         """
         while True:
             await self._tools.health.wait_ready()
-            if found := await self._found(attempt):
+            if attempt.lease.begun and (found := await self._found(attempt)):
                 return found
             if attempt.lease.exit is not None:
                 return None
@@ -217,33 +227,51 @@ class Runner:
         attempt.prepares()
         attempt.tell("getting the image")
         build_log = self._build_log(attempt)
-        image = await self._tools.images.ensure(spec, build_log, attempt.tell)
+        tell = Tell(attempt.tell)
+        image = await self._tools.images.ensure(spec, build_log, tell)
         if isinstance(image, leases_pb2.AttemptResult):
+            attempt.has_no_image(tell.image())
             await build_log.flush()
             return image
-        attempt.has_image(image.outcome, image.facts.id)
-        async with self._inputs.holding(spec.inputs, image.facts.id, attempt.tell) as volumes:
+        attempt.has_image(image.outcome, image.facts.id, tell.image(image.facts.size_bytes))
+        if spec.build_only:
+            attempt.tell("the image is there")
+            return leases_pb2.AttemptResult(outcome=runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED)
+        container = await self._with_inputs(attempt, image.facts)
+        if not isinstance(container, leases_pb2.AttemptResult):
+            return await self._start(attempt, container)
+        if await self._tools.engine.image(image.facts.id) is None:
+            raise Unavailable("its image was removed from the engine", reason="IMAGE_GONE")
+        return container
+
+    async def _with_inputs(
+        self, attempt: Attempt, image: containers.ImageFacts
+    ) -> ContainerId | leases_pb2.AttemptResult:
+        """Make the attempt's container once its inputs are here."""
+        spec = attempt.spec
+        async with self._inputs.holding(spec.inputs, image.id, attempt.tell) as volumes:
             if isinstance(volumes, leases_pb2.AttemptResult):
                 return volumes
             attempt.tell("starting the container")
             try:
-                container = await self._prepare(attempt, image.facts, volumes)
+                return await self._prepare(attempt, image, volumes)
             except (InvalidArgument, NotFound, Internal) as error:
                 return failures.from_start_error(error.message, containers.command_line(spec))
-        return await self._start(attempt, container)
 
     async def _prepare(
         self, attempt: Attempt, image: containers.ImageFacts, volumes: Mapping[str, str]
     ) -> ContainerId:
         """Make the attempt's container, with everything in it that its program is to find."""
         spec, engine = attempt.spec, self._tools.engine
-        mounts = input_mounts(volumes)
-        config = containers.container_config(attempt.grant, image, self._owner, mounts)
-        container = await self._create(containers.container_name(spec.run, attempt.grant.epoch), config)
-        await engine.put_archive(container, "/towline", tars.stream(payload(spec)))
+        mounts, name = input_mounts(volumes), containers.container_name(spec.run, attempt.grant.epoch)
+        async with self._spares.taken(spec, image.id) as spare:
+            config = containers.container_config(attempt.grant, image, self._owner, mounts, spare)
+            container = await self._create(name, config)
+        if not spare or not await self._spares.is_whole(container):
+            await engine.put_archive(container, "/towline", tars.stream(payload(spec)))
         if files := config_files(spec):
             entries = [tars.Entry(path, data, owner=_BUILT_UID) for path, data in sorted(files.items())]
-            await engine.put_archive(container, containers.WORKSPACE, tars.stream(entries))
+            await engine.put_archive(container, containers.source_folder(spec, image), tars.stream(entries))
         if not await self._inputs.intact(volumes.values()):
             raise Unavailable("an input was removed from the engine", reason="INPUT_GONE")
         return container
@@ -264,11 +292,14 @@ class Runner:
             await self._tools.engine.start(container)
         except (InvalidArgument, NotFound, Internal) as error:
             return failures.from_start_error(error.message, containers.command_line(attempt.spec))
+        self._output_log(attempt).begins()
         attempt.started(container, boottime())
         attempt.tell("running")
         return container
 
     def _build_log(self, attempt: Attempt) -> LogWriter:
+        if attempt.spec.build_only:  # nothing else is printed
+            return self._output_log(attempt)
         return self._tools.logs.writer(attempt.spec.run, attempt.grant.epoch, logs_pb2.LOG_STREAM_BUILD)
 
     def _output_log(self, attempt: Attempt) -> LogWriter:
@@ -282,34 +313,34 @@ class Runner:
             await engine.remove(name)
             return await to_the_end(engine.create(name, config))
 
-    async def _wait(self, attempt: Attempt, container: ContainerId) -> bool:
-        """Wait for a container's end and tell whether the engine failed to answer meanwhile."""
+    async def _wait(self, attempt: Attempt, container: ContainerId) -> tuple[Container | None, bool]:
+        """Wait for a container's end; return it, and whether the engine failed to answer meanwhile.
+
+        None: it is gone, and nobody knows how it ended.
+        """
         away = False
         while True:
             try:
-                await self._tools.engine.wait(container)
+                return await self._tools.engine.wait(container), away
             except NotFound:
-                return away
+                return None, away
             except Unavailable as error:
                 away = True
                 attempt.tell(error.message)
                 await self._tools.health.back()
-            else:
-                return away
 
     async def _note_exit(
-        self, attempt: Attempt, container: ContainerId, log: _Log, *, engine_was_away: bool
+        self, attempt: Attempt, ended: Container, log: _Log, *, engine_was_away: bool
     ) -> None:
         """Report how a container ended; returns when that is on disk: only then it may be told."""
-        found = await self._inspect(container)
-        if found is None or found.exit is None:  # it is gone: nobody knows
-            return
-        ended = boottime() if found.finished_at is None else to_boottime(found.finished_at)
+        assert ended.exit is not None  # noqa: S101 - as the port says
+        at = boottime() if ended.finished_at is None else to_boottime(ended.finished_at)
         expired = self._journal.expired(attempt.grant)
         blamed = EndedBy.PROGRAM
-        if attempt.lease.exit is None and attempt.lease.signalled_at is None and expired is None:
-            blamed = await blame(self._tools.engine, found, was_away=engine_was_away)
-        attempt.exited(Exit(found.exit, ended, log.size, blamed), expired)
+        signalled = attempt.lease.signalled_at
+        if attempt.lease.exit is None and expired is None and (signalled is None or at < signalled):
+            blamed = await blame(self._tools.engine, ended, was_away=engine_was_away)
+        attempt.exited(Exit(ended.exit, at, log.size, blamed), expired)
         await attempt.exit_kept.wait()
 
     async def _ship(self, container: ContainerId, writer: LogWriter, log: _Log) -> Skipper:

@@ -12,8 +12,9 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from towline import names
 from towline.errors import InvalidArgument
-from towline.requests.images import repository
+from towline.requests.images import parse, repository
 from towline.service.settings import ServiceSettings
+from towline_agent.builders import BuilderChoice
 from towline_agent.credentials import default_file
 
 __all__ = ["AgentSettings"]
@@ -73,6 +74,12 @@ class AgentSettings(ServiceSettings):
     base_images: List = ("towline/python:{version}", "python:{version}-slim")
     """Base images to look for, in order; {version} becomes "X.Y"."""
 
+    ready_pythons: List = ()
+    """Versions of Python, "X.Y", whose base images the node is to have before a run wants them."""
+
+    ready_images: List = ()
+    """Further images that the node is to have before a run wants them, as `docker pull` takes them."""
+
     build_index_url: str = ""
     """Package index in place of PyPI; may carry credentials, which stay out of images and logs."""
 
@@ -82,14 +89,39 @@ class AgentSettings(ServiceSettings):
     build_ca_bundle: Path | None = None
     """PEM file that installations trust in place of the public authorities; never in an image."""
 
+    conda_channels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
+    """Where channels of conda are, by the names that environments use, such as
+    "conda-forge=https://user:password@mirror.example/conda-forge"; default: on anaconda.org."""
+
+    build_apt_mirrors: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
+    """Where system packages come from in place of what a base image's own sources name, such as
+    "http://deb.debian.org=https://user:password@mirror.example"; passwords stay out of images and logs."""
+
     build_network: str = ""
     """Docker network of builds; default: the engine's default bridge."""
+
+    dockerfile_builder: BuilderChoice = BuilderChoice.AUTO
+    """What builds with Dockerfiles: "buildkit", "classic", or "auto", BuildKit where the engine has it."""
+
+    build_secrets: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
+    """Secrets that Dockerfiles may mount by their ids, "id=FILE,…" or JSON; no image and no log has them, but
+    whoever may submit a job with a Dockerfile can use them."""
 
     build_cache_volume: str = "towline-uv-cache"
     """Docker volume that keeps downloads between builds of all jobs on this node; "-": none."""
 
     input_cache: ByteSize = ByteSize(100 * 2**30)
     """Bytes of input data that are kept on the node for later runs, such as 100GiB."""
+
+    build_cache: ByteSize = ByteSize(50 * 2**30)
+    """Bytes of downloads that builds keep on the node."""
+
+    image_cache: ByteSize | None = None
+    """Bytes of images that this agent made or pulled and keeps; default: what the disk has room for."""
+
+    keep_free: ByteSize | None = None
+    """Bytes to keep free on each disk that the agent and its engine write to: below that, what can be got
+    again goes; below half of it, no runs are taken. Default: a twentieth, 10 GiB at most; 0: none."""
 
     image_repository: str = ""
     """Repository that the agents of a fleet share their images in, such as "images.example:5000/towline": one
@@ -101,7 +133,15 @@ class AgentSettings(ServiceSettings):
     git_protocols: List = ("https", "ssh", "http", "git")
     """Protocols that git sources may use."""
 
-    @field_validator("queues", "base_images", "build_extra_index_urls", "git_protocols", mode="before")
+    @field_validator(
+        "queues",
+        "base_images",
+        "ready_pythons",
+        "ready_images",
+        "build_extra_index_urls",
+        "git_protocols",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -110,7 +150,7 @@ class AgentSettings(ServiceSettings):
             return json.loads(value)
         return tuple(word.strip() for word in value.split(",") if word.strip())
 
-    @field_validator("labels", mode="before")
+    @field_validator("labels", "build_apt_mirrors", "conda_channels", "build_secrets", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -124,6 +164,32 @@ class AgentSettings(ServiceSettings):
     def _some_queue(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not 1 <= len(value) <= 64:
             raise ValueError("name 1 to 64 queues")
+        return value
+
+    @field_validator("ready_pythons")
+    @classmethod
+    def _versions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for version in value:
+            if not re.fullmatch(r"3\.\d{1,2}", version):
+                raise ValueError(f"{version!r} is no version of Python; write it as 3.11")
+        return value
+
+    @field_validator("ready_images")
+    @classmethod
+    def _references(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for reference in value:
+            try:
+                parse(reference)
+            except InvalidArgument as error:
+                raise ValueError(error.message) from error
+        return value
+
+    @field_validator("build_secrets")
+    @classmethod
+    def _secrets(cls, value: dict[str, Path]) -> dict[str, Path]:
+        for name, file in value.items():
+            if not name or not file.is_absolute():
+                raise ValueError(f"{name!r}: write ID=FILE, with the whole path of the file")
         return value
 
     @field_validator("image_repository")

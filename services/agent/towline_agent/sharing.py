@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from towline.errors import Aborted, InvalidArgument, NotFound, TowlineError
@@ -15,18 +16,23 @@ from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import failed
 from towline_agent.engine.port import Engine
 from towline_agent.image_records import ImageRecords, Lease, Obtained
+from towline_agent.pulls import pulled
 from towline_agent.retry import retrying
 from towline_agent.stopping import beside, to_the_end
+from towline_agent.telling import Tell
 
 __all__ = ["Build", "Got", "SharedImages", "Wanted", "built"]
 
 _log = logging.getLogger(__name__)
 _RENEWALS_PER_TTL: Final = 3
+# How often news are looked at, and the part of the time between renewals after which a look renews anyway.
+_NEWS_S: Final = 2.0
+_SOON: Final = 0.8
 _GIVE_UP_S: Final = 5.0
+_PULLS: Final = 5
 # What a container registry says of an image that was removed from it.
 _GONE: Final = ("manifest unknown", "not found")
 
-Tell = Callable[[str], None]
 Got = tuple[ImageFacts, runs_pb2.ImageOutcome.ValueType] | leases_pb2.AttemptResult
 """An image on this node and how it got there, or why there can be none."""
 Build = Callable[[Tell], Coroutine[Any, Any, ImageFacts | leases_pb2.AttemptResult]]
@@ -42,18 +48,6 @@ class Wanted:
     """What it is called on the node, "name:tag"."""
     build: Build
     """Makes it here, under that tag."""
-
-
-@dataclass
-class _Progress:
-    """What a build does now: told to the run that waits for it here, and by renewals to those elsewhere."""
-
-    tell: Tell
-    detail: str = field(default="")
-
-    def __call__(self, detail: str) -> None:
-        self.detail = detail
-        self.tell(detail)
 
 
 class SharedImages:
@@ -72,6 +66,12 @@ class SharedImages:
         self._engine = engine
         self._records = records
         self._background = background
+        self._pushing: set[str] = set()
+
+    @property
+    def pushing(self) -> frozenset[str]:
+        """Return the names that images have while they are pushed now."""
+        return frozenset(self._pushing)
 
     async def get(self, wanted: Wanted, tell: Tell) -> Got:
         """Bring an image onto this node and return it with how that was done, or why it cannot be had.
@@ -94,7 +94,7 @@ class SharedImages:
                     return failed(obtained.cause, obtained.message, obtained.log_tail)
                 case images_pb2.Image():
                     try:
-                        facts = await self._pull(obtained.reference, wanted.tag, tell)
+                        facts = await self._pull(obtained, wanted.tag, tell)
                     except (NotFound, InvalidArgument) as error:
                         if not any(word in error.message for word in _GONE):
                             why = f"{obtained.reference} cannot be pulled ({error.message})"
@@ -111,32 +111,39 @@ class SharedImages:
         return built(await wanted.build(tell))
 
     async def _obtain(self, digest: str, build_id: uuid.UUID, tell: Tell) -> Obtained:
-        return await retrying(
-            lambda: self._records.obtain(digest, build_id, tell),
-            what="asking for an image",
-            patience_s=None,
-            waiting=tell,
-        )
+        with tell.step("") as step:
+
+            def told(how_it_goes: str) -> None:
+                step.name = "wait for another agent's build"
+                tell.often(how_it_goes)
+
+            return await retrying(
+                lambda: self._records.obtain(digest, build_id, told),
+                what="asking for an image",
+                patience_s=None,
+                waiting=tell,
+            )
 
     async def _forget(self, digest: str, reference: str) -> None:
         await retrying(
             lambda: self._records.forget(digest, reference), what="forgetting an image", patience_s=None
         )
 
-    async def _pull(self, reference: str, tag: str, tell: Tell) -> ImageFacts:
-        await self._engine.pull(reference, lambda line: tell(f"pulling {reference}: {line}"))
-        facts = await self._engine.image(reference)
-        if facts is None:
-            raise NotFound(f"{reference} was pulled and is not found", reason="IMAGE_NOT_FOUND")
-        await self._engine.tag(facts.id, tag)
-        # One name is enough: an image goes when its last one does.
-        await self._engine.remove_image(reference)
-        return facts
+    async def _pull(self, image: images_pb2.Image, tag: str, tell: Tell) -> ImageFacts:
+        reference = image.reference
+        for _ in range(_PULLS):
+            await pulled(self._engine, reference, tell, builder=image.builder)
+            if facts := await self._engine.image(reference):
+                await self._engine.tag(facts.id, tag)
+                # One name is enough: an image goes when its last one does.
+                await self._engine.remove_image(reference)
+                return facts
+            # Another agent on this engine has just done the same and taken the name away.
+        raise NotFound(f"{reference} was pulled and is not found", reason="IMAGE_NOT_FOUND")
 
     async def _build(self, wanted: Wanted, lease: Lease, tell: Tell) -> ImageFacts | leases_pb2.AttemptResult:
-        progress = _Progress(tell)
         async with self._given_up_unless_done(wanted.digest, lease):
-            made = await beside(self._renew(wanted.digest, lease, progress), wanted.build(progress))
+            made = await beside(self._renew(wanted.digest, lease, tell), wanted.build(tell))
             if isinstance(made, leases_pb2.AttemptResult):
                 await self._finish(wanted.digest, lease, made.failure if _everywhere(made) else None)
                 return made
@@ -146,12 +153,10 @@ class SharedImages:
 
     async def _hand_on(self, wanted: Wanted, facts: ImageFacts, lease: Lease) -> None:
         """Push an image that was built here and record it, for the others; never fails."""
-        progress = _Progress(lambda _: None)
+        tell = Tell(lambda _: None)  # no run waits; those elsewhere are told by renewals
         async with self._given_up_unless_done(wanted.digest, lease):
             try:
-                image = await beside(
-                    self._renew(wanted.digest, lease, progress), self._push(wanted, facts, progress)
-                )
+                image = await beside(self._renew(wanted.digest, lease, tell), self._push(wanted, facts, tell))
             except TowlineError as error:
                 _log.warning("%s is not pushed, other nodes build it again: %s", wanted.tag, error.message)
                 image = None
@@ -172,21 +177,31 @@ class SharedImages:
     async def _push(self, wanted: Wanted, facts: ImageFacts, tell: Tell) -> images_pb2.Image:
         """Push an image; InvalidArgument: its registry does not take it."""
         tagged = f"{self._records.repository}:{wanted.digest.removeprefix('sha256:')}"
+        self._pushing.add(tagged)
         try:
             await self._engine.tag(facts.id, tagged)
-            digest = await self._engine.push(tagged, lambda line: tell(f"pushing the image: {line}"))
+            with tell.step("push"):
+                digest = await self._engine.push(tagged, lambda how_far: tell.often(f"pushing it: {how_far}"))
         finally:
             await to_the_end(self._engine.remove_image(tagged))
+            self._pushing.discard(tagged)
         reference = f"{self._records.repository}@{digest}"
         return images_pb2.Image(reference=reference, size_bytes=facts.size_bytes)
 
-    async def _renew(self, digest: str, lease: Lease, progress: _Progress) -> None:
-        """Keep a lease until cancelled; one that was lost is left: what is built is right all the same."""
+    async def _renew(self, digest: str, lease: Lease, tell: Tell) -> None:
+        """Keep a lease until cancelled; one that was lost is left: what is built is right all the same.
+
+        What is done now goes with it, so that news are told sooner than the lease needs it.
+        """
         pause = lease.ttl.total_seconds() / _RENEWALS_PER_TTL
+        told, told_at = "", time.monotonic()
         while True:
-            await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311 - jitter
+            await asyncio.sleep(min(pause, _NEWS_S) * random.uniform(0.8, 1.0))  # noqa: S311 - jitter
+            if tell.said == told and time.monotonic() - told_at < pause * _SOON:
+                continue
+            told, told_at = tell.said, time.monotonic()
             try:
-                await self._records.renew(digest, lease.epoch, progress.detail)
+                await self._records.renew(digest, lease.epoch, told)
             except Aborted:
                 _log.warning("the build lease of %s went to another agent", digest)
                 return

@@ -15,10 +15,11 @@ from towline_agent.core import archives
 from towline_agent.registry import Registry
 from towline_agent.retry import retrying
 
-__all__ = ["Sources"]
+__all__ = ["FOLDER", "Sources"]
 
 _OWNER: Final = 1000
-_FOLDER: Final = "workspace"
+FOLDER: Final = "workspace"
+"""Where a source tree lies in its archive."""
 _COPIES: Final = 2  # as it came, and as it was judged safe
 
 
@@ -113,4 +114,4 @@ class Sources:
     def _check(self, fetched: Path, checked: Path) -> None:
         source: IO[bytes]
         with fetched.open("rb") as source, checked.open("wb") as target:
-            archives.copy_below(source, target, _FOLDER, _OWNER, self._bounds)
+            archives.copy_below(source, target, FOLDER, _OWNER, self._bounds)

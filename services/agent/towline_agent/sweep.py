@@ -14,6 +14,7 @@ from towline_agent.core.ownership import (
     LABEL_EPOCH,
     LABEL_INSTANCE,
     LABEL_RUN,
+    LABEL_SPARE,
     Owner,
     attempt_key,
 )
@@ -89,13 +90,15 @@ async def orphans(engine: Engine, owner: Owner, held: Iterable[str]) -> list[str
     found = [
         f"container {container.id[:12]} of {_attempt_of(container.labels)}"
         for container in await engine.containers(_ours(owner))
-        if _attempt_of(container.labels) not in known
+        if _is_ownerless(container.labels, known)
     ]
     found += [
         f"volume {volume.name[:12]} of {_attempt_of(volume.labels)}"
         for volume in await engine.volumes(_ours(owner))
-        if _attempt_of(volume.labels) not in known
+        if _is_ownerless(volume.labels, known)
     ]
+    spares = await engine.volumes(_ours(owner) | {LABEL_SPARE: ""}, unused=True)
+    found += [f"volume {volume.name}" for volume in spares[1:]]  # one is for the next run
     for container in await engine.containers({LABEL_BUILDER: ""}):
         if container.labels[LABEL_BUILDER].startswith(f"{owner.instance_id}:"):
             found.append(f"build container {container.id[:12]}")
@@ -111,12 +114,12 @@ async def _remove_ownerless(engine: Engine, owner: Owner, held: Callable[[], set
     # Asked for after them: an attempt is there before its container and its volume are.
     known = held()
     for container in containers:
-        if _attempt_of(container.labels) not in known:
+        if _is_ownerless(container.labels, known):
             _log.warning("removing container %s: no lease of ours has it", container.id[:12])
             await engine.remove(container.id)
     for volume in volumes:
         # One that a container still uses goes with that, or with the next sweep.
-        if _attempt_of(volume.labels) not in known and await engine.remove_volume(volume.name):
+        if _is_ownerless(volume.labels, known) and await engine.remove_volume(volume.name):
             _log.info("volume %s is gone: no lease of ours has it", volume.name[:12])
 
 
@@ -142,6 +145,11 @@ async def _tell_strangers(engine: Engine, owner: Owner, told: set[str]) -> set[s
 def _ours(owner: Owner) -> dict[str, str]:
     # Not by the agent's name: an agent that was renamed still has the containers from before.
     return {LABEL_INSTANCE: owner.instance_id}
+
+
+def _is_ownerless(labels: Mapping[str, str], known: set[str]) -> bool:
+    # Which spares are still needed is for Spares to know.
+    return LABEL_SPARE not in labels and _attempt_of(labels) not in known
 
 
 def _attempt_of(labels: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from towline.v1 import fleet_pb2_grpc, leases_pb2_grpc, logs_pb2_grpc, queues_pb
 from towline_queue.leasing import Leasing
 from towline_queue.log_reader import LogReader
 from towline_queue.log_writer import LogWriter
+from towline_queue.prebuilding import Prebuilds
 from towline_queue.recipes import Recipes
 from towline_queue.registry_client import registry_client
 from towline_queue.servicers.fleet import FleetServicer
@@ -61,7 +62,9 @@ async def running(settings: QueueSettings) -> AsyncIterator[str]:
                 leasing.dispatcher.has_room,
                 most_in_flight=settings.max_submits_in_flight,
             )
-            runs_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(engine, signals, submitter), server)
+            prebuilds = Prebuilds(engine, registry, submitter)
+            runs = RunServicer(engine, signals, submitter, prebuilds)
+            runs_pb2_grpc.add_RunServiceServicer_to_server(runs, server)
             logs = LogServicer(log_writer, LogReader(engine, signals))
             logs_pb2_grpc.add_LogServiceServicer_to_server(logs, server)
             leases_pb2_grpc.add_LeaseServiceServicer_to_server(LeaseServicer(leasing), server)

@@ -27,11 +27,13 @@ class AskedInputs(NamedTuple):
 
 
 def asked_inputs(job: jobs_pb2.JobSpec, submission: Submission, field: str) -> AskedInputs:
-    """Put a submission's inputs over those of its job.
+    """Put a submission's inputs over those of its job; runs that only build read nothing.
 
     Raises:
         InvalidArgument: They are too many together.
     """
+    if submission.build_only:
+        return AskedInputs({}, field)
     artifacts = {one.name: ArtifactVersionName(one.artifact) for one in job.inputs} | dict(submission.inputs)
     if len(artifacts) > MAX_INPUTS:
         raise InvalidArgument.field(

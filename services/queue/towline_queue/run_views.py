@@ -95,6 +95,7 @@ def _message(record: RunRecord, detail: str) -> runs_pb2.Run:
         inputs=spec.inputs,
         summary_json=results.summary_json,
         logged_artifacts=results.logged_artifacts,
+        build_only=spec.build_only,
     )
 
 
@@ -107,6 +108,8 @@ def _attempt(record: AttemptRecord) -> runs_pb2.Attempt:
             prepare_time=timestamp(record.prepare_time),
             start_time=timestamp(record.start_time),
             end_time=timestamp(record.end_time),
+            image_time=timestamp(record.image_time),
+            first_output_time=timestamp(record.first_output_time),
         ),
         image_outcome=cast("runs_pb2.ImageOutcome.ValueType", record.image_outcome),
         image_id=record.image_id,
@@ -115,6 +118,7 @@ def _attempt(record: AttemptRecord) -> runs_pb2.Attempt:
         failure=_failure(record.failure),
         outcome=cast("runs_pb2.AttemptOutcome.ValueType", record.outcome),
         outputs=record.outputs,
+        image=None if record.image is None else runs_pb2.AttemptImage.FromString(record.image),
     )
 
 

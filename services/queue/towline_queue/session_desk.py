@@ -120,9 +120,19 @@ class SessionDesk:
                 if reconciled is not None:
                     self._announce_settled(reconciled)
                 return on.Settled(reconciled)
+            case on.Drain() | on.Withhold() | on.Leave():
+                return await self._note(call)
+            case _:
+                assert_never(call)
+
+    async def _note(self, call: on.Drain | on.Withhold | on.Leave) -> StoreAnswer:
+        match call:
             case on.Drain(session):
                 await self._store.drain(session)
                 return on.Drained()
+            case on.Withhold(session, why):
+                await self._store.withhold(session, why)
+                return on.Withheld()
             case on.Leave(session):
                 await self._store.leave(session)
                 return on.Left()

@@ -81,6 +81,12 @@ class LeaseStore(Protocol):
         A superseded session drains nobody: its agent's process may be a new one by now.
         """
 
+    async def withhold(self, session: SessionKey, why: str) -> None:
+        """Note why an agent takes no runs now, for people; empty: it does.
+
+        A session begins without a reason, and a superseded one notes nothing.
+        """
+
     # Attempts
 
     async def carry_out(self, said: Sequence[SaidBy]) -> CarriedOut:

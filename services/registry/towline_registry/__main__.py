@@ -18,6 +18,7 @@ from towline_registry.blobs.spool import Spool
 from towline_registry.blobs.store import open_blob_store
 from towline_registry.blobs.transfers import Transfers
 from towline_registry.expiry import Expiry, ExpiryTimes
+from towline_registry.prebuilds import prebuilds_by
 from towline_registry.queue_client import run_references
 from towline_registry.servicers.artifacts import ArtifactServicer
 from towline_registry.servicers.blobs import BlobServicer
@@ -52,6 +53,7 @@ async def running(settings: RegistrySettings) -> AsyncIterator[str]:
     async with (
         connecting(settings.database_url, pool_size=settings.database_pool_size) as engine,
         run_references(settings.queue_address) as runs,
+        prebuilds_by(settings.queue_address) as prebuilds,
     ):
         await migrate(engine, schema=SCHEMA, scripts="towline_registry:migrations")
 
@@ -59,7 +61,7 @@ async def running(settings: RegistrySettings) -> AsyncIterator[str]:
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             transfers = Transfers(engine, store, spool, times.grace)
-            jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(engine, runs), server)
+            jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(engine, runs, prebuilds), server)
             artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(
                 ArtifactServicer(engine, stale_uses), server
             )
@@ -73,6 +75,8 @@ async def running(settings: RegistrySettings) -> AsyncIterator[str]:
                 group.create_task(Collector(engine, store, spool, times).run(), name="collector"),
                 group.create_task(Expiry(engine, runs, stale_uses, expiry_times).run(), name="expiry"),
             ]
+            if prebuilds:
+                tasks.append(group.create_task(prebuilds.run(), name="prebuilds"))
             try:
                 async with serving(settings, register) as address:
                     yield address

@@ -49,7 +49,8 @@ class RegistrySettings(ServiceSettings):
     """Hours between collections of blobs that nobody needs; one replica does it for all."""
 
     queue_address: str = ""
-    """Where the queue service listens; empty: job versions cannot be deleted, for runs may refer to them."""
+    """Where the queue service listens; empty: job versions cannot be deleted, for runs may refer to them, and
+    none is built ahead."""
 
     keep_deleted_days: float = Field(default=7.0, gt=0)
     """Days that the content of deleted versions stays, for runs that were submitted just before."""

@@ -111,6 +111,7 @@ def launch_spec(
         config_json=json.dumps(config or {}),
         docker=docker_pb2.DockerOptions(**({"pids_limit": 512} | options)),
         stop_grace=duration(timedelta(seconds=grace_s)),
+        dockerfile=job.dockerfile if job.HasField("dockerfile") else None,
     )
 
 

@@ -3,9 +3,12 @@
 import asyncio
 import io
 import os
+import ssl
+import subprocess
 import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +22,7 @@ from towline_agent.packages import Packages
 from towline_agent.registry import Registry as RegistryClient
 from towline_agent.sharing import SharedImages
 from towline_agent.sources import Sources
+from towline_agent.telling import Tell
 from towline_testing.agent import launch_spec
 from towline_testing.engine import base_image, containers, docker
 from towline_testing.postgres import PostgresServer
@@ -47,6 +51,8 @@ class Builds:
         self.name = uuid4().hex
         self.log = Log()
         self.told: list[str] = []
+        self.tells: list[Tell] = []
+        """One for each build, oldest first."""
         self.made: list[str] = []
         self.indexes = Indexes()
         self.repository = ""
@@ -54,7 +60,8 @@ class Builds:
         self.base_images = ("towline/python:{version}", "python:{version}-slim")
         self.images = self.builder()
 
-    def builder(self) -> DockerImages:
+    def builder(self, **changes: object) -> DockerImages:
+        """Make a builder with settings of this object, and with changes of BuildSettings."""
         bundle = os.environ.get("SSL_CERT_FILE")
         settings = BuildSettings(
             builder=self.name,
@@ -64,6 +71,7 @@ class Builds:
             ca_bundle=Path(bundle) if bundle else None,
             cache_volume="towline-uv-cache",
         )
+        settings = replace(settings, **changes)  # type: ignore[arg-type]  # tests give what fits
         client = RegistryClient(self.registry.channel, "the registry")
         sources, packages = Sources(client, self.work, ("file",)), Packages(client, self.work, ("file",))
         shared = None
@@ -91,7 +99,8 @@ class Builds:
         return digest_of(buffer.getvalue()), len(buffer.getvalue())
 
     async def __call__(self, job: jobs_pb2.JobSpec, **options: object) -> Ready | leases_pb2.AttemptResult:
-        got = await self.images.ensure(launch_spec(job, **options), self.log, self.told.append)
+        self.tells.append(Tell(self.told.append))
+        got = await self.images.ensure(launch_spec(job, **options), self.log, self.tells[-1])
         if isinstance(got, Ready):
             self.made.append(got.facts.id)
         return got
@@ -137,6 +146,19 @@ def unique() -> str:
 def always() -> str:
     """A marker that always holds and is like no other, so that an environment is not there yet."""
     return f'platform_version != "{uuid4().hex}"'
+
+
+def exported(image: str) -> bytes:
+    """All of an image: its layers and its configuration, as one archive."""
+    return subprocess.run(["docker", "save", image], capture_output=True, check=True).stdout
+
+
+def authorities(more: Path) -> Path:
+    """Write, beside a file of authorities, one that has those of this machine as well."""
+    own = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+    both = more.with_suffix(".bundle.pem")
+    both.write_bytes((Path(own).read_bytes() if own else b"") + more.read_bytes())
+    return both
 
 
 def run_in(image: str, *command: str) -> str:

@@ -156,10 +156,15 @@ class PrivateEngine:
         everything = [] if running else ["--all"]
         return self.docker("ps", *everything, "--no-trunc", "--quiet", "--filter", label).split()
 
-    def leftovers(self) -> list[str]:
-        """Name every container, volume and network that is there beside the engine's own."""
+    def leftovers(self, agents: int = 0) -> list[str]:
+        """Name every container, volume and network that is there beside the engine's own.
+
+        Each of so many agents may have a volume ready for its next run.
+        """
+        spares = self.docker("volume", "ls", "--quiet", "--filter", "label=towline.spare").split()
+        others = set(self.docker("volume", "ls", "--quiet").split()) - set(spares)
         found = [f"container {name}" for name in self.docker("ps", "-a", "--format", "{{.Names}}").split()]
-        found += [f"volume {name}" for name in self.docker("volume", "ls", "--quiet").split()]
+        found += [f"volume {name}" for name in [*sorted(others), *spares[agents:]]]
         networks = self.docker("network", "ls", "--format", "{{.Name}}").split()
         return found + [f"network {name}" for name in networks if name not in {"none", "host", "bridge"}]
 

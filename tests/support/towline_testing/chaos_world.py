@@ -340,7 +340,7 @@ class World:
 
     def orphans(self) -> list[str]:
         """Name what is left without an owner: on the engine, in the agents' folders, in the database."""
-        found = [*self.engine.leftovers(), *self.truth.left()]
+        found = [*self.engine.leftovers(len(self.agents)), *self.truth.left()]
         for folder in self.folder.glob("d-*"):
             for place in ("attempts", "work"):
                 found += [f"file {path}" for path in (folder / place).glob("*")]

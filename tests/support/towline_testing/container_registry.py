@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -38,7 +39,7 @@ class ContainerRegistry:
     """A running registry."""
 
     host: str
-    """"127.0.0.1:port"."""
+    """"127.0.0.1:port", or another address."""
     folder: Path
     headers: dict[str, str] = field(default_factory=dict)
     """What pushing takes."""
@@ -107,13 +108,17 @@ class ContainerRegistry:
 
 
 @contextmanager
-def container_registry(folder: Path, *, auth: str = "", tls: bool = False) -> Iterator[ContainerRegistry]:
+def container_registry(
+    folder: Path, *, auth: str = "", tls: bool = False, address: str = "127.0.0.1"
+) -> Iterator[ContainerRegistry]:
     """Run a registry.
 
     Args:
         folder: Gets its data.
-        tls: Whether it speaks TLS, with a certificate that only engines take, as they do any of loopback.
+        tls: Whether it speaks TLS, with a certificate of its own, certificate.pem in the folder; engines
+            take any from loopback.
         auth: "htpasswd": only ada may pull, with the password s3cret; "token": anybody may, with a token.
+        address: Of this machine.
     """
     folder.mkdir()
     port = free_port()
@@ -121,9 +126,9 @@ def container_registry(folder: Path, *, auth: str = "", tls: bool = False) -> It
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
+        "http": {"addr": f"{address}:{port}"},
     }
-    registry = ContainerRegistry(f"127.0.0.1:{port}", folder)
+    registry = ContainerRegistry(f"{address}:{port}", folder)
     with ExitStack() as stack:
         if auth == "htpasswd":
             (folder / "htpasswd").write_text(_HTPASSWD)
@@ -142,7 +147,7 @@ def container_registry(folder: Path, *, auth: str = "", tls: bool = False) -> It
             }
             registry.headers["Authorization"] = f"Bearer {issuer.token('digits', 'pull,push')}"
         if tls:
-            issuer = _Issuer()
+            issuer = _Issuer(address)
             (folder / "certificate.pem").write_bytes(issuer.certificate)
             (folder / "key.pem").write_bytes(issuer.key)
             names = {name: str(folder / f"{name}.pem") for name in ("certificate", "key")}
@@ -156,19 +161,19 @@ def container_registry(folder: Path, *, auth: str = "", tls: bool = False) -> It
         stack.callback(process.wait)
         stack.callback(process.terminate)
         registry.process = process
-        eventually(lambda: _listens(port))
+        eventually(lambda: _listens(address, port))
         yield registry
 
 
-def _listens(port: int) -> bool:
+def _listens(address: str, port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
 class _Issuer:
     """Gives tokens for pulling to anybody, signed as registries want them."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self._key = rsa.generate_private_key(65537, 2048)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the issuer")])
         now = datetime.now(UTC)
@@ -176,6 +181,7 @@ class _Issuer:
             x509.CertificateBuilder(name, name, self._key.public_key(), x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         self.certificate = self._certificate.public_bytes(serialization.Encoding.PEM)

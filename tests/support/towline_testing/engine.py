@@ -43,23 +43,35 @@ def image_id(reference: str) -> str:
 
 def containers(**labels: str) -> list[str]:
     """Return ids of all containers, ended ones too, with labels such as towline_run="runs/x"."""
-    filters = [f"--filter=label={name.replace('_', '.')}={value}" for name, value in labels.items()]
-    return docker("ps", "--all", "--no-trunc", "--quiet", *filters).split()
+    return docker("ps", "--all", "--no-trunc", "--quiet", *_having(labels)).split()
+
+
+def _having(labels: Mapping[str, str]) -> list[str]:
+    return [f"--filter=label={name.replace('_', '.')}={value}" for name, value in labels.items()]
 
 
 def remove_containers(**labels: str) -> None:
-    """Remove containers with labels, and wait for those that somebody else removes."""
-    for container in containers(**labels):
-        subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True, check=False)
-    eventually(lambda: not containers(**labels))
+    """Remove containers with labels, and volumes; what an agent that was killed asked for last comes late."""
+
+    def none_left() -> bool:
+        for container in (found := containers(**labels)):
+            subprocess.run(
+                ["docker", "rm", "--force", "--volumes", container], capture_output=True, check=False
+            )
+        return not found
+
+    eventually(none_left)
+    found = docker("volume", "ls", "--quiet", *_having(labels)).split()
+    subprocess.run(["docker", "volume", "rm", *found], capture_output=True, check=False)
 
 
 def remove_inputs(agent: Path) -> None:
-    """Remove what the agent with this data folder keeps of inputs; it does not run any more."""
+    """Remove what the agent with this data folder keeps for later runs; it does not run any more."""
     identity = agent / "agent.json"
     if not identity.exists():
         return
     instance = json.loads(identity.read_text())["instance_id"]
+    remove_containers(towline_spare=instance)
     fillers = docker("ps", "--all", "--quiet", f"--filter=label=towline.input-filler={instance}").split()
     subprocess.run(["docker", "rm", "--force", *fillers], capture_output=True, check=False)
     found = docker("volume", "ls", "--quiet", f"--filter=label=towline.input-owner={instance}").split()

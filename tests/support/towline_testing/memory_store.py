@@ -234,6 +234,10 @@ class MemoryLeaseStore:
         if self._is_current(session):
             self.tables.agents[session.agent].draining = True
 
+    async def withhold(self, session: SessionKey, why: str) -> None:
+        if self._is_current(session):
+            self.tables.agents[session.agent].withheld = why
+
     # Attempts
 
     async def carry_out(self, said: Sequence[SaidBy]) -> CarriedOut:

@@ -65,6 +65,7 @@ class AgentRow:
     hello_seq: int = 0
     draining: bool = False
     drain_deadline: float | None = None
+    withheld: str = ""
 
 
 @dataclass

@@ -195,6 +195,9 @@ class Replica(Process):
             case on.Drain(session):
                 now_or_never(store.drain(session))
                 return on.Drained()
+            case on.Withhold(session, why):
+                now_or_never(store.withhold(session, why))
+                return on.Withheld()
             case on.Leave(session):
                 now_or_never(store.leave(session))
                 return on.Left()

@@ -48,7 +48,8 @@ def family(key: EnvironmentKey, job: str) -> str:
         key: Of one.
         job: "jobs/{job}".
     """
-    common = (job, key.base_image_id, key.python, key.index_urls, key.uv_version, key.recipe)
+    system = (key.base_image_id, key.system_packages)
+    common = (job, system, key.python, key.index_urls, key.uv_version, key.recipe)
     return json.dumps(common)
 
 

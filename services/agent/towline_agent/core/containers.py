@@ -10,8 +10,10 @@ from towline_agent.core.ownership import (
     LABEL_AGENT,
     LABEL_EPOCH,
     LABEL_INSTANCE,
+    LABEL_JOB,
     LABEL_LEASE,
     LABEL_RUN,
+    LABEL_SPARE,
     Owner,
     attempt_key,
     container_name,
@@ -27,8 +29,10 @@ __all__ = [
     "LABEL_INSTANCE",
     "LABEL_LEASE",
     "LABEL_RUN",
+    "LABEL_SPARE",
     "LOG_CONFIG",
     "OUTPUTS",
+    "RESULTS",
     "STOP_FILE",
     "SUMMARY",
     "UNTOUCHED",
@@ -39,6 +43,9 @@ __all__ = [
     "command_line",
     "container_config",
     "container_name",
+    "source_folder",
+    "spare_filler",
+    "spare_labels",
     "stop_signal",
     "towline_volume",
 ]
@@ -48,10 +55,11 @@ OUTPUTS: Final = "/towline/outputs"
 INPUTS: Final = "/towline/inputs"
 INPUTS_FILE: Final = "/towline/inputs.json"
 # Not in /towline itself, in which only folders made for it can be written by a program that is not root.
-SUMMARY: Final = "/towline/results/summary.json"
+RESULTS: Final = "/towline/results"
+SUMMARY: Final = f"{RESULTS}/summary.json"
 ARTIFACTS: Final = "/towline/artifacts"
-# When OUTPUTS and ARTIFACTS were changed last, in seconds since 1970, as long as nothing was made in them: a
-# time that no tool sets by itself, unlike 0.
+# When OUTPUTS, RESULTS and ARTIFACTS were changed last, in seconds since 1970, as long as nothing was made in
+# them: a time that no tool sets by itself, unlike 0.
 UNTOUCHED: Final = 123456789
 STOP_FILE: Final = "/towline/stop.json"
 BUILT_USER: Final = "1000:1000"
@@ -76,6 +84,10 @@ class ImageFacts:
     """Empty: root."""
     size_bytes: int = 0
     """Of all its layers, unpacked."""
+    platform: str = ""
+    """As "{os}/{architecture}" or "{os}/{architecture}/{variant}"; empty: it is not told."""
+    working_dir: str = ""
+    """Empty: the root."""
 
 
 def command_line(spec: runs_pb2.LaunchSpec) -> str:
@@ -83,6 +95,12 @@ def command_line(spec: runs_pb2.LaunchSpec) -> str:
     words = spec.job.entrypoint
     line = " ".join(words[len(PREFIX) :] if tuple(words[: len(PREFIX)]) == PREFIX else words)
     return line if len(line) <= 200 else line[:199] + "…"
+
+
+def source_folder(spec: runs_pb2.LaunchSpec, image: ImageFacts) -> str:
+    """Return where a built image has its job's source tree: a Dockerfile puts it into its WORKDIR."""
+    chosen = image.working_dir if spec.HasField("dockerfile") else ""
+    return chosen if chosen.strip("/") else WORKSPACE
 
 
 def stop_signal(spec: runs_pb2.LaunchSpec) -> str:
@@ -95,6 +113,7 @@ def container_config(
     image: ImageFacts,
     owner: Owner,
     inputs: Sequence[Mapping[str, Any]] = (),
+    volume: str = "",
 ) -> dict[str, Any]:
     """Make the body of the engine's "create container" for an attempt.
 
@@ -103,11 +122,13 @@ def container_config(
         image: The image it runs in.
         owner: Whose it is.
         inputs: The mounts of its inputs.
+        volume: Name of one for /towline; empty: the engine makes one that goes with the container.
     """
     spec, options = grant.spec, grant.spec.docker
     built = spec.job.WhichOneof("source") != "image"
     labels = owner.labels | {
         LABEL_RUN: spec.run,
+        LABEL_JOB: spec.job_version,
         LABEL_EPOCH: str(grant.epoch),
         LABEL_LEASE: grant.lease_id,
     }
@@ -115,14 +136,16 @@ def container_config(
         "Image": image.id,
         "Labels": labels,
         "Env": [f"{name}={value}" for name, value in _environment(grant, image).items()],
-        "User": options.user or (BUILT_USER if built else image.user),
-        "HostConfig": _host_config(options, grant.gpu_ids, labels),
+        "User": options.user or (image.user if spec.HasField("dockerfile") or not built else BUILT_USER),
+        "HostConfig": _host_config(options, grant.gpu_ids),
     }
-    config["HostConfig"]["Mounts"] += inputs
+    towline = _spare_mount(volume, owner) if volume else towline_volume(labels)
+    config["HostConfig"]["Mounts"] = [towline, *map(_mount, options.mounts), *inputs]
     if built:
+        folder = source_folder(spec, image)
         if options.read_only_root and spec.job.config_files:
-            config["HostConfig"]["Mounts"].append(_workspace_volume(labels))
-        config["WorkingDir"] = "/".join(filter(None, [WORKSPACE, spec.job.working_dir.strip("/")]))
+            config["HostConfig"]["Mounts"].append(_source_volume(folder, labels))
+        config["WorkingDir"] = "/".join(filter(None, [folder, spec.job.working_dir.strip("/")]))
     if spec.job.entrypoint:
         # The whole vector as entrypoint: neither the image's entrypoint nor its command mixes in.
         config["Entrypoint"] = list(spec.job.entrypoint)
@@ -157,9 +180,7 @@ def _environment(grant: leases_pb2.Grant, image: ImageFacts) -> dict[str, str]:
     }
 
 
-def _host_config(
-    options: docker_pb2.DockerOptions, gpu_ids: Sequence[str], labels: Mapping[str, str]
-) -> dict[str, Any]:
+def _host_config(options: docker_pb2.DockerOptions, gpu_ids: Sequence[str]) -> dict[str, Any]:
     host: dict[str, Any] = {
         "Init": True,
         "CapDrop": ["ALL"],
@@ -168,7 +189,6 @@ def _host_config(
         "LogConfig": LOG_CONFIG,
         "PidsLimit": options.pids_limit or 4096,
         "ReadonlyRootfs": options.read_only_root,
-        "Mounts": [towline_volume(labels), *map(_mount, options.mounts)],
         "Ulimits": [
             {"Name": name, "Soft": limit, "Hard": limit} for name, limit in sorted(options.ulimits.items())
         ],
@@ -199,9 +219,29 @@ def towline_volume(labels: Mapping[str, str]) -> dict[str, Any]:
     return {"Type": "volume", "Target": "/towline", "VolumeOptions": options}
 
 
-def _workspace_volume(labels: Mapping[str, str]) -> dict[str, Any]:
-    """Make /workspace a volume with what the image has there: no file can be put into a read-only root."""
-    return {"Type": "volume", "Target": WORKSPACE, "VolumeOptions": {"Labels": dict(labels)}}
+def spare_labels(owner: Owner) -> dict[str, str]:
+    """Make the labels of a volume that is filled for a run to come, and of what it is filled through."""
+    return owner.labels | {LABEL_SPARE: owner.instance_id}
+
+
+def spare_filler(image: str, volume: str, owner: Owner) -> dict[str, Any]:
+    """Make the body of "create container" for one that is never started: a volume is filled through it."""
+    return {
+        "Image": image,
+        "Entrypoint": ["/towline"],
+        "Labels": spare_labels(owner),
+        "HostConfig": {"Mounts": [_spare_mount(volume, owner)], "NetworkMode": "none"},
+    }
+
+
+def _spare_mount(volume: str, owner: Owner) -> dict[str, Any]:
+    # The labels are for the case that it is gone: then the engine makes another one.
+    return towline_volume(spare_labels(owner)) | {"Source": volume}
+
+
+def _source_volume(folder: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Make a folder a volume with what the image has there: no file can be put into a read-only root."""
+    return {"Type": "volume", "Target": folder, "VolumeOptions": {"Labels": dict(labels)}}
 
 
 def _mount(mount: docker_pb2.DockerMount) -> dict[str, Any]:

@@ -13,7 +13,6 @@ __all__ = [
     "ExitStatus",
     "LogTail",
     "SentSignal",
-    "build_failure",
     "cancelled",
     "ended_by",
     "failed",
@@ -222,45 +221,6 @@ def _exit_message(status: ExitStatus, command: str, memory_bytes: int) -> str:
     if status.code > 128 and status.code - 128 in _SIGNALS:
         return f"{subject} was ended by {_SIGNALS[status.code - 128]} (exit code {status.code})."
     return f"{subject} exited with code {status.code}."
-
-
-# What uv prints when it cannot install: the first that matches names the requirement.
-_CULPRITS: Final = (
-    re.compile(r"Because (?P<name>[\w.\-]+(?:\[[\w,.\-]+\])?) was not found in"),
-    re.compile(r"Because there (?:is|are) no versions? of (?P<name>[^\s]+(?:[<>=!~]=?\S+)?)"),
-    re.compile(r"Because (?P<name>[\w.\-]+==\S+) (?:has no|depends on|needs)"),
-    re.compile(
-        r"Failed to (?:build|download|fetch|resolve|download and build)(?: distribution)?:? `(?P<name>[^`]+)`"
-    ),
-    re.compile(r"Couldn't parse requirement in `[^`]*`[^\n]*\n\s*(?:Caused by: )?(?P<name>[^\n]+)"),
-)
-
-
-def build_failure(log_tail: str) -> leases_pb2.AttemptResult:
-    """Classify a failed installation by what its log says, naming the requirement where it can be told."""
-    flat = re.sub(r"\s*\n\s*", " ", re.sub(r"[\u2500-\u257f\u25b6\u00d7]+", " ", log_tail))
-    flat = re.sub(r"\s{2,}", " ", flat)
-    names = (pattern.search(source) for pattern in _CULPRITS for source in (flat, log_tail))
-    found = next((match["name"].strip(" .,") for match in names if match), "")
-    if "Git executable not found" in flat:
-        return failed(
-            runs_pb2.FAILURE_CAUSE_IMAGE_BUILD,
-            f"The image could not be built: {found or 'a requirement'} comes from a git repository, and the "
-            "base image has no git; name its whole commit in the requirements, or take a base image that has "
-            "git in the queue's template (image.base_image).",
-            log_tail,
-        )
-    culprit = (
-        f"requirement `{found}` cannot be installed"
-        if found
-        else "the job's requirements cannot be installed"
-    )
-    return failed(
-        runs_pb2.FAILURE_CAUSE_IMAGE_BUILD,
-        f"The image could not be built: {culprit}. The build log says why; correct the job's requirements, "
-        "or give this agent an index that has them.",
-        log_tail,
-    )
 
 
 _NO_GPU: Final = re.compile(r"could not select device driver|nvidia-container|unknown device", re.IGNORECASE)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from towline import names
 from towline.v1 import runs_pb2
+from towline_agent.core import sizes
 from towline_agent.core.containers import INPUTS
 
 __all__ = [
@@ -31,8 +32,6 @@ _LABEL_SIZE: Final = "towline.input-size"
 LABEL_FILLER: Final = "towline.input-filler"
 FILLED: Final = "/towline-input"
 """Where a volume is in the container that it is filled through."""
-
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,4 @@ def config_files(spec: runs_pb2.LaunchSpec) -> dict[str, bytes]:
 
 def progress(name: str, version: str, done: int, total: int) -> str:
     """Say how far an input is, such as "getting input data (mnist:v3), 1.2 of 2.0 GiB"."""
-    power = 0
-    while total >= 1024 ** (power + 1) and power < len(_UNITS) - 1:
-        power += 1
-    unit = 1024**power
-    digits = 1 if power else 0
-    amount = f"{done / unit:.{digits}f} of {total / unit:.{digits}f} {_UNITS[power]}"
-    return f"getting input {name} ({names.short(version)}), {amount}"
+    return f"getting input {name} ({names.short(version)}), {sizes.part(done, total)}"

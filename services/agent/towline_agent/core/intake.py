@@ -25,20 +25,31 @@ class Intake:
         """Rises when credits change for another reason than a grant."""
         self.draining = False
         self.engine_ready = False
+        self.no_space = ""
+        """Why new runs have no room on the disks; empty: they have."""
         self._closed_until = _NEVER
         """When the data folder is tried again; infinity: nothing is wrong with it."""
 
     def credits(self, held: list[leases_pb2.Grant]) -> Credits:
         """Return what is free beside the grants that hold a place."""
-        accepting = self.engine_ready and not self.draining and self._closed_until == _NEVER
+        accepting = not self.draining and not self.withheld
         return self.capacity.credits([grant.gpu_ids for grant in held], accepting=accepting)
+
+    @property
+    def withheld(self) -> str:
+        """Return why nothing is taken now whatever is free, for people; empty: that is not so."""
+        if not self.engine_ready:
+            return "its Docker Engine does not answer"
+        if self._closed_until != _NEVER:
+            return "its data folder cannot be written"
+        return self.no_space
 
     def refusal(self, grant: leases_pb2.Grant, held: list[leases_pb2.Grant]) -> str:
         """Say why a grant cannot be taken; empty: it can."""
         if self.draining:
             return "the agent drains"
-        if not self.engine_ready:
-            return "the Docker Engine does not answer"
+        if self.withheld:
+            return self.withheld
         if grant.spec.WhichOneof("resource") != "docker":
             return "the run is not for Docker"
         return self.capacity.refusal(grant.gpu_ids, self.credits(held))
@@ -51,6 +62,12 @@ class Intake:
         """Note whether the engine answers; nothing is taken while it does not."""
         if ready != self.engine_ready:
             self.engine_ready = ready
+            self.changed()
+
+    def space(self, lacking: str) -> None:
+        """Note why the disks have no room for new runs, for people; empty: they have."""
+        if lacking != self.no_space:
+            self.no_space = lacking
             self.changed()
 
     def drain(self) -> None:

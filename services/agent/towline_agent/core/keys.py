@@ -16,12 +16,14 @@ __all__ = [
     "job_tag",
     "lock_id",
     "source_id",
+    "system_digest",
+    "system_tag",
     "wheel_id",
     "without_credentials",
 ]
 
 # Rises when the recipe changes in a way that changes images.
-RECIPE_VERSION: Final = 2
+RECIPE_VERSION: Final = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class EnvironmentKey:
     """See PythonEnvironment.complete."""
     lock: str = ""
     """What names the lock; empty: none."""
+    system_packages: tuple[str, ...] = ()
+    """Of the base image's distribution, in order."""
     recipe: int = RECIPE_VERSION
 
     def digest(self) -> str:
@@ -55,6 +59,20 @@ class EnvironmentKey:
 def environment_tag(key: EnvironmentKey) -> str:
     """Return the reference of an environment image."""
     return f"towline/env:{key.digest()[:40]}"
+
+
+def system_digest(base_image_id: str, packages: Sequence[str]) -> str:
+    """Return 64 hex digits for a base image with packages of its distribution, in any order."""
+    return _sha256(json.dumps(["system", RECIPE_VERSION, base_image_id, *sorted(set(packages))]))
+
+
+def system_tag(digest: str) -> str:
+    """Return the reference of a base image with packages of its distribution.
+
+    Args:
+        digest: From `system_digest`.
+    """
+    return f"towline/system:{digest[:40]}"
 
 
 def job_digest(key: EnvironmentKey, source: str, editables: Sequence[str] = ()) -> str:

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from towline.v1 import leases_pb2, runs_pb2
 from towline_agent.core.phases import Phase, Step, after, run_state, works
 from towline_agent.core.stops import Exit, Stop, StopReason, Window
 
-__all__ = ["Key", "Lease"]
+__all__ = ["GotImage", "Key", "Lease"]
 
 Key = tuple[str, int]
 """Lease id and epoch."""
@@ -20,6 +20,15 @@ _GRACE: Final = timedelta(seconds=15)
 _STOP_AT: Final = 3 / 4
 _KILL_AT: Final = 7 / 8
 _NEVER: Final = float("inf")
+
+
+class GotImage(NamedTuple):
+    """How an attempt got its image, or did not."""
+
+    outcome: runs_pb2.ImageOutcome.ValueType = runs_pb2.IMAGE_OUTCOME_UNSPECIFIED
+    id: str = ""
+    how: runs_pb2.AttemptImage | None = None
+    """What was done for it; None: nothing."""
 
 
 @dataclass
@@ -57,7 +66,7 @@ class Lease:
     """Whether the result is on disk."""
     retry_at: float = _NEVER
     """When to try again to write the result."""
-    image: tuple[runs_pb2.ImageOutcome.ValueType, str] = (runs_pb2.IMAGE_OUTCOME_UNSPECIFIED, "")
+    image: GotImage | None = None
     _events: dict[runs_pb2.RunState.ValueType, leases_pb2.RunEvent] = field(default_factory=dict)
 
     @property
@@ -151,8 +160,9 @@ class Lease:
             event_seq=event_seq,
             state=state,
             detail=detail,
-            image_outcome=self.image[0],
-            image_id=self.image[1],
+            image_outcome=self.image.outcome if self.image else runs_pb2.IMAGE_OUTCOME_UNSPECIFIED,
+            image_id=self.image.id if self.image else "",
+            image=self.image.how if self.image else None,
         )
 
     def events_after(self, event_seq: int) -> list[leases_pb2.RunEvent]:

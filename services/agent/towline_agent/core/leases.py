@@ -26,7 +26,7 @@ from towline_agent.core.effects import (
 )
 from towline_agent.core.holdings import Holdings
 from towline_agent.core.intake import Intake
-from towline_agent.core.lease import Key, Lease
+from towline_agent.core.lease import GotImage, Key, Lease
 from towline_agent.core.orders import Restored, restore
 from towline_agent.core.phases import Phase, Step, occupies, works
 from towline_agent.core.stops import Exit, Signalled, StopReason
@@ -150,10 +150,10 @@ class LeaseBook(Holdings):
         if lease is not None and lease.phase is Phase.LEASED:
             lease.advance(Step.PREPARE)
 
-    def has_image(self, key: Key, outcome: runs_pb2.ImageOutcome.ValueType, image_id: str) -> None:
+    def has_image(self, key: Key, image: GotImage) -> None:
         """Note how the image was got, for every later event."""
         if lease := self._leases.get(key):
-            lease.image = (outcome, image_id)
+            lease.image = image
 
     def starts(self, key: Key, now: float) -> list[Effect]:
         """Return what has to be done before its container is started; nothing: it may not be started.

@@ -12,7 +12,7 @@ from towline.errors import InvalidArgument
 from towline.requirement_files import Kind, read
 from towline.v1 import jobs_pb2
 
-__all__ = ["FOLDER", "Locked", "read_lock"]
+__all__ = ["FOLDER", "Find", "Locked", "checked", "read_lock"]
 
 FOLDER: Final = "/towline/lock"
 _PROJECT: Final = "pyproject.toml"
@@ -33,6 +33,8 @@ class Locked:
     """Shell commands; they run in the source tree. Empty: nothing of it is installed."""
     files: dict[str, bytes] = field(default_factory=dict)
     """What `fetch` reads, by path below FOLDER."""
+    makes_prefix: bool = False
+    """Whether `fetch` brings an interpreter of its own; the job's requirements are installed after it."""
 
     @property
     def digest(self) -> str:
@@ -44,7 +46,7 @@ class Locked:
 
 
 def read_lock(lock: jobs_pb2.DependencyLock, find: Find, install: str) -> Locked:
-    """Plan an installation by a lock; `requirements` of a job are those of an environment.yml.
+    """Plan an installation by a lock of pip or uv; see core.conda for those of conda.
 
     Args:
         lock: With the format of a requirements.txt or a uv.lock.
@@ -55,17 +57,23 @@ def read_lock(lock: jobs_pb2.DependencyLock, find: Find, install: str) -> Locked
         InvalidArgument: It is no lock, or not the one that was recorded (reason INVALID_LOCK).
         NotFound: A file of it is not in the source tree.
     """
+    content = checked(lock, find)
+    if lock.format == jobs_pb2.LOCK_FORMAT_UV_LOCK:
+        return _uv(lock, content, find, install)
+    if lock.format == jobs_pb2.LOCK_FORMAT_REQUIREMENTS_TXT:
+        return _requirements(lock, find, install)
+    raise _invalid(f"{lock.path} is a lock of a kind that this agent does not know; upgrade the agent")
+
+
+def checked(lock: jobs_pb2.DependencyLock, find: Find) -> bytes:
+    """Read the file that is a lock; InvalidArgument where it is not the one that was recorded."""
     content = find(lock.path)
     found = f"sha256:{hashlib.sha256(content).hexdigest()}"
     if lock.digest and found != lock.digest:
         raise _invalid(
             f"{lock.path} has the digest {found}, not the recorded {lock.digest}; record the job again"
         )
-    if lock.format == jobs_pb2.LOCK_FORMAT_UV_LOCK:
-        return _uv(lock, content, find, install)
-    if lock.format == jobs_pb2.LOCK_FORMAT_REQUIREMENTS_TXT:
-        return _requirements(lock, find, install)
-    raise _invalid(f"{lock.path} is a lock of a kind that this agent does not know; upgrade the agent")
+    return content
 
 
 def _requirements(lock: jobs_pb2.DependencyLock, find: Find, install: str) -> Locked:

@@ -292,6 +292,7 @@ class AgentSession:
             free_gpu_ids=free.gpu_ids,
             lease_set_digest=lease_set_digest(self._held()),
             grant_seq_seen=self._grant_seq,
+            withheld=book.intake.withheld,
         )
         if self._inventory_wanted:
             self._inventory_wanted = False

@@ -16,20 +16,22 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from towline.errors import InvalidArgument
 from towline.v1 import jobs_pb2
 from towline.v1.jobs_pb2 import LOCK_FORMAT_CONDA_ENVIRONMENT, LOCK_FORMAT_UNSPECIFIED
 from towline_agent.core import repositories
-from towline_agent.core.containers import BUILT_USER, LOG_CONFIG, WORKSPACE, towline_volume
-from towline_agent.core.locks import Find, Locked, read_lock
+from towline_agent.core.conda import Channels, read_environment
+from towline_agent.core.containers import BUILT_USER, LOG_CONFIG, WORKSPACE, ImageFacts, towline_volume
+from towline_agent.core.contents import CONTENTS, LIST_CONTENTS
+from towline_agent.core.locks import Find, Locked, checked, read_lock
 from towline_agent.core.tidying import TIDY
 
 __all__ = [
     "LABEL_BUILDER",
     "Indexes",
-    "Redactor",
+    "base_config",
     "build_container",
     "build_files",
     "image_config",
@@ -41,7 +43,8 @@ __all__ = [
 # Marks the throw-away container; images made from it carry it with an empty value.
 LABEL_BUILDER: Final = "towline.builder"
 _VENV: Final = "/opt/venv"
-_LONGEST_LINE: Final = 64 * 1024
+_PYTHON: Final = f"{_VENV}/bin/python"
+_LIST_CONTENTS: Final = f"{_PYTHON} -I /towline/contents.py {CONTENTS}"
 _WHEEL: Final = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._]*-[A-Za-z0-9._!+]+(-[0-9][A-Za-z0-9_.]*)?(-[A-Za-z0-9_.]+){3}\.whl"
 )
@@ -69,23 +72,14 @@ _PINNED: Final = f"""\
     {_INSTALL_COMPILED} --no-deps {_LISTED}
 }}"""
 
+# A base image need not have Python: what an environment is made with may be among its system packages.
 _USER: Final = f"""\
-import pathlib
-
-def add(file, line, number):
-    path = pathlib.Path(file)
-    lines = path.read_text().splitlines() if path.exists() else []
-    if not any(entry.split(":")[2:3] == [number] for entry in lines):
-        path.write_text("\\n".join([*lines, line, ""]))
-
-add("/etc/passwd", "towline:x:1000:1000::/home/towline:/bin/sh", "1000")
-add("/etc/group", "towline:x:1000:", "1000")
-import os
-for folder in ("/home/towline", "{WORKSPACE}"):
-    os.makedirs(folder, exist_ok=True)
-    os.chown(folder, 1000, 1000)
+known() {{ cut -d: -f3 "$1" 2>/dev/null | grep -qx 1000; }}
+known /etc/passwd || echo "towline:x:1000:1000::/home/towline:/bin/sh" >>/etc/passwd
+known /etc/group || echo "towline:x:1000:" >>/etc/group
+mkdir -p /home/towline {WORKSPACE}
+chown 1000:1000 /home/towline {WORKSPACE}
 """
-
 
 # What was compiled of modules that are gone.
 _ORPHANS: Final = f"""\
@@ -112,8 +106,22 @@ class Indexes:
     """Asked before the default one."""
 
     def urls(self, environment: jobs_pb2.PythonEnvironment) -> tuple[str, ...]:
-        """Return all indexes of a build: the job's, the agent's, and last the default one."""
-        return (*environment.extra_index_urls, *self.extra, self.default or "https://pypi.org/simple")
+        """Return all indexes of a build: the job's, the agent's, and last the default one.
+
+        Those of a job come without credentials: where the agent has a login for their server, they get it.
+        """
+        own = (*self.extra, self.default or "https://pypi.org/simple")
+        logins = {_server(url): urlsplit(url).netloc for url in own if "@" in urlsplit(url).netloc}
+        asked = (
+            urlunsplit(urlsplit(url)._replace(netloc=logins.get(_server(url), urlsplit(url).netloc)))
+            for url in environment.extra_index_urls
+        )
+        return (*asked, *own)
+
+
+def _server(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.rpartition("@")[2]
 
 
 def python_version(environment: jobs_pb2.PythonEnvironment) -> str:
@@ -141,26 +149,30 @@ def build_files(
     listed = [line.strip() for line in environment.requirements if line.strip()]
     lines = [fetched.get(line, line) for line in listed]
     lines += [_wheel_line(wheel) for wheel in environment.wheels]
-    steps = ["python3 /towline/user.py"]
-    steps += [f"$uv venv --python {shlex.quote(python_version(environment))} {_VENV}"]
+    makes_prefix = locked is not None and locked.makes_prefix
+    installs_listed = locked is None or makes_prefix
+    steps = [_USER]
+    if not makes_prefix:
+        steps.append(f"$uv venv --python {shlex.quote(python_version(environment))} {_VENV}")
     more: dict[str, bytes] = {}
     if onto_another:
         steps = [f"$uv pip sync --python {_VENV} --compile-bytecode /towline/requirements.txt"]
-        steps.append("python3 /towline/orphans.py")
+        steps.append(f"{_PYTHON} /towline/orphans.py")
         more = {"orphans.py": _ORPHANS.encode()}
     elif locked is not None:
         steps.append(locked.fetch)
-    elif lines:
+    if lines and installs_listed and not onto_another:
         steps.append(_install_listed(environment, lines))
-    if commits and locked is None:
-        steps.append("python3 /towline/origins.py")
+    if commits and installs_listed:
+        steps.append(f"{_PYTHON} /towline/origins.py")
         more |= {"origins.py": repositories.ORIGINS.encode(), "origins.json": repositories.origins(commits)}
+    steps.append(_LIST_CONTENTS)
     more |= {f"lock/{path}": content for path, content in (locked.files if locked else {}).items()}
     return {
         "install": "\n".join([_SETTINGS, *steps, ""]).encode(),
-        "user.py": _USER.encode(),
         "uv.toml": _uv_settings(indexes.urls(environment)),
         "requirements.txt": "".join(f"{line}\n" for line in lines).encode(),
+        "contents.py": LIST_CONTENTS.encode(),
         **more,
     }
 
@@ -176,26 +188,37 @@ def project_files(
         steps.append(f"{_INSTALL}{alone}" + "".join(f" --editable {folder}" for folder in folders))
     if not steps:
         return None
-    tidy = "python3 /towline/tidy.py"
+    tidy = f"{_PYTHON} /towline/tidy.py"
     inside = "\n".join(f"(cd {WORKSPACE} && {step})" for step in steps)
     return {
-        "install": f"{_SETTINGS}{tidy} before\n{inside}\n{tidy} after\n".encode(),
+        "install": f"{_SETTINGS}{tidy} before\n{inside}\n{tidy} after\n{_LIST_CONTENTS}\n".encode(),
+        "contents.py": LIST_CONTENTS.encode(),
         "tidy.py": TIDY.encode(),
         "uv.toml": _uv_settings(indexes.urls(environment)),
     }
 
 
-def locked_environment(environment: jobs_pb2.PythonEnvironment, find: Find) -> Locked | None:
+def locked_environment(
+    environment: jobs_pb2.PythonEnvironment, find: Find, channels: Channels
+) -> Locked | None:
     """Plan the installation of an environment by its lock; None where its requirements are what is installed.
+
+    Args:
+        environment: What is to be installed.
+        find: See `read_lock`.
+        channels: Where packages of conda come from.
 
     Raises:
         InvalidArgument: See `read_lock`, as for NotFound.
         NotFound: See there.
     """
-    # Whoever recorded an environment.yml has put what is in it among the requirements.
-    if environment.lock.format in (LOCK_FORMAT_UNSPECIFIED, LOCK_FORMAT_CONDA_ENVIRONMENT):
+    lock = environment.lock
+    if lock.format == LOCK_FORMAT_UNSPECIFIED:
         return None
-    return read_lock(environment.lock, find, _INSTALL)
+    if lock.format == LOCK_FORMAT_CONDA_ENVIRONMENT:
+        # Its pip section is among the requirements.
+        return read_environment(lock.path, checked(lock, find), python_version(environment), channels)
+    return read_lock(lock, find, _INSTALL)
 
 
 def _install_listed(environment: jobs_pb2.PythonEnvironment, lines: Sequence[str]) -> str:
@@ -258,6 +281,24 @@ def build_container(base_image_id: str, builder: str, *, cache_volume: str, netw
     }
 
 
+def base_config(base: ImageFacts, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Make the configuration of a base image with system packages: it is as it was, but for them.
+
+    Args:
+        base: The image without them.
+        labels: More labels.
+    """
+    return {
+        "Env": list(base.environment),
+        "User": base.user,
+        # Not null: an absent one would be taken from the throw-away container.
+        "WorkingDir": "/",
+        "Entrypoint": [],
+        "Cmd": ["/bin/sh"],
+        "Labels": {LABEL_BUILDER: ""} | dict(labels),
+    }
+
+
 def image_config(base_environment: Sequence[str], labels: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Make the configuration of an environment or job image.
 
@@ -279,39 +320,3 @@ def image_config(base_environment: Sequence[str], labels: Mapping[str, str] | No
         "Cmd": ["python"],
         "Labels": {LABEL_BUILDER: ""} | dict(labels or {}),
     }
-
-
-class Redactor:
-    """Takes credentials out of a log, line by line, so that none is missed at the seam of two pieces.
-
-    A line without end is shown, too: what is held back of it is bounded.
-    """
-
-    def __init__(self, urls: Sequence[str]) -> None:
-        logins = {url.partition("://")[2].partition("/")[0].rpartition("@")[0] for url in urls}
-        words = {word for login in logins for word in (login, login.partition(":")[2]) if word}
-        self._secrets = sorted((word.encode() for word in words), key=len, reverse=True)
-        self._line = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """Return what can be shown so far."""
-        if not self._secrets:
-            return data
-        whole, newline, self._line = (self._line + data).rpartition(b"\n")
-        shown = self._clean(whole + newline)
-        if len(self._line) > _LONGEST_LINE:
-            # All but what may be the beginning of a secret.
-            line = self._clean(self._line)
-            seam = len(line) - len(self._secrets[0]) + 1
-            shown, self._line = shown + line[:seam], line[seam:]
-        return shown
-
-    def end(self) -> bytes:
-        """Return the rest."""
-        line, self._line = self._line, b""
-        return self._clean(line)
-
-    def _clean(self, text: bytes) -> bytes:
-        for secret in self._secrets:
-            text = text.replace(secret, b"****")
-        return text

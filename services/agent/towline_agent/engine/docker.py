@@ -16,17 +16,24 @@ from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import ExitStatus, SentSignal
 from towline_agent.core.logframes import LogFrames
 from towline_agent.core.offsets import Skipper
+from towline_agent.core.platforms import written
+from towline_agent.core.transfers import Transfer, Transfers
 from towline_agent.credentials import Credentials, default_file
-from towline_agent.engine.errors import translated
+from towline_agent.engine.build_port import BuildEngine
+from towline_agent.engine.buildkit import BuildKit
+from towline_agent.engine.classic_builds import ClassicBuilds
+from towline_agent.engine.errors import refusal, translated
 from towline_agent.engine.port import Container, ContainerId, ContainerState, Image, Volume
+from towline_agent.engine.store import DockerStore
+from towline_agent.engine.wire import CHUNK_BYTES, lines
 
 __all__ = ["DockerEngine", "connecting"]
 
+_BUILDKIT_SINCE: Final = (1, 39)  # version of its API: Docker 18.09
 _GIVES_NEWLINES_SINCE: Final = 26  # the oldest major release measured to do so
 _ANSWER_S: Final = 5.0
 # The engine notes a container's end after it has told of it.
 _NOTED_S: Final = 2.0
-_CHUNK_BYTES: Final = 256 * 1024
 # aiodocker's own default socket search asserts that one exists; a stopped engine may have none.
 _DEFAULT_URL: Final = "unix:///var/run/docker.sock"
 _TAGGED: Final = re.compile(r"[:@][^/]*$")
@@ -67,6 +74,10 @@ class DockerEngine:
         """Return where the engine is, such as "unix:///var/run/docker.sock"."""
         return str(self._client._connection_info)
 
+    def store(self) -> DockerStore:
+        """Return what it keeps on its disks, for those who tidy there."""
+        return DockerStore(self._client)
+
     async def ping(self) -> str:
         """See Engine."""
         with translated():
@@ -75,6 +86,13 @@ class DockerEngine:
         release = str(version["Version"])
         self._gives_newlines = int(release.partition(".")[0]) >= _GIVES_NEWLINES_SINCE
         return f"Docker {release}"
+
+    async def platform(self) -> str:
+        """See Engine."""
+        with translated():
+            async with asyncio.timeout(_ANSWER_S):
+                version = await self._client.version()
+        return written(version["Os"], version["Arch"])
 
     async def image(self, reference: str) -> ImageFacts | None:
         """See Engine."""
@@ -85,7 +103,14 @@ class DockerEngine:
             return None
         config = found.get("Config") or {}
         environment = tuple(config.get("Env") or ())
-        return ImageFacts(found["Id"], environment, config.get("User") or "", found["Size"])
+        return ImageFacts(
+            found["Id"],
+            environment,
+            config.get("User") or "",
+            found["Size"],
+            written(found.get("Os", ""), found.get("Architecture", ""), found.get("Variant", "")),
+            config.get("WorkingDir") or "",
+        )
 
     async def images(self, labels: Mapping[str, str]) -> list[Image]:
         """See Engine."""
@@ -94,19 +119,20 @@ class DockerEngine:
                 found = await response.json()
         return [Image(image["Id"], image["Labels"] or {}) for image in found]
 
-    async def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+    async def pull(self, reference: str, progress: Callable[[Transfer], None]) -> None:
         """See Engine."""
         # Without a tag the engine would pull all of them.
         tagged = reference if _TAGGED.search(reference) else f"{reference}:latest"
         login = await self._credentials.header(reference)
+        transfers = Transfers()
         try:
-            async for line in _lines(self._read("images/create", {"fromImage": tagged}, "POST", login)):
+            async for line in lines(self._read("images/create", {"fromImage": tagged}, "POST", login)):
                 item = json.loads(line)
                 if "error" in item:
-                    raise NotFound(item["error"], reason="IMAGE_NOT_FOUND")
-                progress(_progress(item))
+                    raise NotFound(refusal(item["error"], reference), reason="IMAGE_NOT_FOUND")
+                progress(transfers.feed(item))
         except Internal as error:  # the engine passes on what a registry answers as its own failure
-            raise NotFound(error.message, reason="IMAGE_NOT_FOUND") from error
+            raise NotFound(refusal(error.message, reference), reason="IMAGE_NOT_FOUND") from error
 
     async def tag(self, image: str, reference: str) -> None:
         """See Engine."""
@@ -115,20 +141,20 @@ class DockerEngine:
             async with self._client._query(f"images/{image}/tag", "POST", params={"repo": name, "tag": tag}):
                 return
 
-    async def push(self, reference: str, progress: Callable[[str], None]) -> str:
+    async def push(self, reference: str, progress: Callable[[Transfer], None]) -> str:
         """See Engine."""
         name, _, tag = reference.rpartition(":")
         login = await self._credentials.header(reference)
-        digest = ""
+        digest, transfers = "", Transfers()
         try:
-            async for line in _lines(self._read(f"images/{name}/push", {"tag": tag}, "POST", login)):
+            async for line in lines(self._read(f"images/{name}/push", {"tag": tag}, "POST", login)):
                 item = json.loads(line)
                 if "error" in item:
-                    raise InvalidArgument(item["error"], reason="ENGINE_REFUSED")
+                    raise InvalidArgument(refusal(item["error"], reference), reason="ENGINE_REFUSED")
                 digest = (item.get("aux") or {}).get("Digest", digest)
-                progress(_progress(item))
+                progress(transfers.feed(item))
         except Internal as error:  # the engine passes on what a registry answers as its own failure
-            raise InvalidArgument(error.message, reason="ENGINE_REFUSED") from error
+            raise InvalidArgument(refusal(error.message, reference), reason="ENGINE_REFUSED") from error
         if not digest:
             raise Unavailable(f"the engine broke off the push of {reference}", reason="ENGINE_UNAVAILABLE")
         return digest
@@ -155,7 +181,7 @@ class DockerEngine:
         except (NotFound, AlreadyExists):  # not there, or (409) does not run
             return
 
-    async def wait(self, container: ContainerId) -> ExitStatus:
+    async def wait(self, container: ContainerId) -> Container:
         """See Engine."""
         with translated():
             await self._client.containers.container(container).wait()
@@ -164,7 +190,7 @@ class DockerEngine:
             raise NotFound(f"container {container[:12]} is gone", reason="CONTAINER_NOT_FOUND")
         if found.exit is None:
             raise Unavailable("the engine broke off waiting", reason="ENGINE_UNAVAILABLE")
-        return found.exit
+        return found
 
     async def inspect(self, container: str) -> Container | None:
         """See Engine."""
@@ -203,7 +229,7 @@ class DockerEngine:
         }
         found: list[SentSignal] = []
         async with aclosing(self._read("events", params)) as chunks:
-            async for line in _lines(chunks):
+            async for line in lines(chunks):
                 event = json.loads(line)
                 if event["Action"] == "die":
                     return found
@@ -227,10 +253,11 @@ class DockerEngine:
         except (NotFound, AlreadyExists):  # gone, or (409) being removed
             return
 
-    async def volumes(self, labels: Mapping[str, str]) -> list[Volume]:
+    async def volumes(self, labels: Mapping[str, str], *, unused: bool = False) -> list[Volume]:
         """See Engine."""
+        filters = _having(labels, **({"dangling": ["true"]} if unused else {}))
         with translated("volume"):
-            async with self._client._query("volumes", params={"filters": _having(labels)}) as response:
+            async with self._client._query("volumes", params={"filters": filters}) as response:
                 found = await response.json()
         return [Volume(volume["Name"], volume["Labels"] or {}) for volume in found["Volumes"] or ()]
 
@@ -311,6 +338,17 @@ class DockerEngine:
             )
         return str(made["Id"])
 
+    async def has_buildkit(self) -> bool:
+        """See Engine."""
+        with translated():
+            version = await self._client.version()
+        api = tuple(int(part) for part in str(version["ApiVersion"]).split("."))
+        return version["Os"] == "linux" and api >= _BUILDKIT_SINCE
+
+    def builder(self, *, buildkit: bool) -> BuildEngine:
+        """See Engine."""
+        return BuildKit(self._client) if buildkit else ClassicBuilds(self._client)
+
     async def remove_image(self, reference: str) -> None:
         """See Engine."""
         try:
@@ -333,30 +371,15 @@ class DockerEngine:
             ) as response:
                 # release() would wait for the end of an endless stream; close() drops the connection.
                 try:
-                    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                         yield chunk
                 finally:
                     response.close()
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line
-    if rest.strip():
-        yield rest
-
-
-def _progress(item: Mapping[str, Any]) -> str:
-    """Return what an item of a pull or a push says, for people."""
-    return " ".join(filter(None, (item.get("id"), item.get("status"), item.get("progress"))))
-
-
-def _having(labels: Mapping[str, str]) -> str:
-    return json.dumps({"label": [f"{name}={value}" if value else name for name, value in labels.items()]})
+def _having(labels: Mapping[str, str], **more: list[str]) -> str:
+    having = [f"{name}={value}" if value else name for name, value in labels.items()]
+    return json.dumps({"label": having, **more})
 
 
 def _moment(written: str) -> float | None:

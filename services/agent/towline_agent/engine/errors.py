@@ -15,8 +15,9 @@ from towline.errors import (
     TowlineError,
     Unavailable,
 )
+from towline.requests.images import registry_of
 
-__all__ = ["translated"]
+__all__ = ["refusal", "translated"]
 
 # Errors by status are about what the path names first.
 _MISSING: Final = {
@@ -33,6 +34,21 @@ def translated(subject: str = "container") -> Iterator[None]:
         yield
     except (DockerError, aiohttp.ClientError, TimeoutError, OSError) as error:
         raise _error(error, subject) from error
+
+
+def refusal(answer: str, reference: str) -> str:
+    """Add what can be done to a container registry's answer about an image, as the engine passes it on."""
+    registry = registry_of(reference)
+    remedies = {
+        "x509:": f"put its CA's certificate into /etc/docker/certs.d/{registry}/ca.crt on the engine's node",
+        "server gave HTTP response to HTTPS client": (
+            f"give it TLS, or name {registry} in the engine's insecure-registries"
+        ),
+        "no basic auth credentials": f"log in on this node: docker login {registry}",
+        "authentication required": f"log in anew on this node: docker login {registry}",
+    }
+    remedy = next((remedy for words, remedy in remedies.items() if words in answer), "")
+    return f"{answer}; {remedy}" if remedy else answer
 
 
 def _error(error: Exception, subject: str) -> TowlineError:

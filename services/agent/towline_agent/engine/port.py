@@ -13,6 +13,8 @@ from typing import Any, NewType, Protocol
 
 from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import ExitStatus, SentSignal
+from towline_agent.core.transfers import Transfer
+from towline_agent.engine.build_port import BuildEngine
 
 __all__ = ["Container", "ContainerId", "ContainerState", "Engine", "Image", "Volume"]
 
@@ -67,6 +69,10 @@ class Engine(Protocol):
         """Return the engine's name and version if it answers within seconds."""
         ...
 
+    async def platform(self) -> str:
+        """Return what it runs and pulls, "{os}/{architecture}" in Docker's words, such as "linux/amd64"."""
+        ...
+
     async def image(self, reference: str) -> ImageFacts | None:
         """Return the local image that a reference or an id names, if there is one."""
         ...
@@ -75,8 +81,8 @@ class Engine(Protocol):
         """Return all local images that have all these labels, newest first; with an empty value, any."""
         ...
 
-    async def pull(self, reference: str, progress: Callable[[str], None]) -> None:
-        """Pull an image; `progress` gets lines for people.
+    async def pull(self, reference: str, progress: Callable[[Transfer], None]) -> None:
+        """Pull an image; `progress` gets how far it is, as often as the engine tells.
 
         Raises:
             NotFound: Its registry does not have it, refuses it or cannot be reached; the message is the
@@ -88,8 +94,8 @@ class Engine(Protocol):
         """Give a local image, by id or reference, one more name, "name:tag", which no other has then."""
         ...
 
-    async def push(self, reference: str, progress: Callable[[str], None]) -> str:
-        """Push a local image and return its manifest's digest, "sha256:…"; `progress` gets lines for people.
+    async def push(self, reference: str, progress: Callable[[Transfer], None]) -> str:
+        """Push a local image and return its manifest's digest, "sha256:…"; `progress` as that of `pull`.
 
         Raises:
             InvalidArgument: Its registry refuses it or cannot be reached; the message is its answer.
@@ -108,8 +114,8 @@ class Engine(Protocol):
         """Send a signal such as "SIGTERM"; one that does not run, or is not there, is left so."""
         ...
 
-    async def wait(self, container: ContainerId) -> ExitStatus:
-        """Wait until it has ended, for as long as the connection holds."""
+    async def wait(self, container: ContainerId) -> Container:
+        """Wait until it has ended, for as long as the connection holds, and return it with its exit."""
         ...
 
     async def inspect(self, container: str) -> Container | None:
@@ -132,8 +138,11 @@ class Engine(Protocol):
         """Kill and remove a container and its anonymous volumes; an absent one is no error."""
         ...
 
-    async def volumes(self, labels: Mapping[str, str]) -> list[Volume]:
-        """Return all volumes that have all these labels; with an empty value, whatever theirs is."""
+    async def volumes(self, labels: Mapping[str, str], *, unused: bool = False) -> list[Volume]:
+        """Return all volumes that have all these labels; with an empty value, whatever theirs is.
+
+        With `unused` only those that no container has, running or not.
+        """
         ...
 
     async def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
@@ -168,6 +177,14 @@ class Engine(Protocol):
             reference: "name:tag" it gets.
             config: The image's configuration.
         """
+        ...
+
+    async def has_buildkit(self) -> bool:
+        """Tell whether it has BuildKit."""
+        ...
+
+    def builder(self, *, buildkit: bool) -> BuildEngine:
+        """Return what builds with Dockerfiles: its BuildKit, or its classic builder."""
         ...
 
     async def remove_image(self, reference: str) -> None:

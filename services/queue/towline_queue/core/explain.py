@@ -1,5 +1,6 @@
 """Why a run waits, in one sentence for people."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ class AgentFacts:
     Attributes:
         connected: Whether it is heard from.
         draining: Whether it takes no more runs.
+        withheld: Why it takes none now although it may have room; empty: it does.
         slots: Runs it can hold at once.
         gpus: GPUs it has.
         busy_slots: Runs it holds.
@@ -31,6 +33,7 @@ class AgentFacts:
     gpus: int
     busy_slots: int
     busy_gpus: int
+    withheld: str = ""
     alike: int = 1
 
 
@@ -86,8 +89,9 @@ def _among_agents(agents: Sequence[AgentFacts], gpus: int) -> str:
     connected = [agent for agent in agents if agent.connected]
     willing = [agent for agent in connected if not agent.draining]
     fitting = [agent for agent in willing if agent.slots > 0 and agent.gpus >= gpus]
+    taking = [agent for agent in fitting if not agent.withheld]
     free = [
-        agent for agent in fitting if agent.busy_slots < agent.slots and agent.gpus - agent.busy_gpus >= gpus
+        agent for agent in taking if agent.busy_slots < agent.slots and agent.gpus - agent.busy_gpus >= gpus
     ]
     if not connected:
         why = _none(agents, "agent of this queue", "is connected", "is not connected")
@@ -99,11 +103,27 @@ def _among_agents(agents: Sequence[AgentFacts], gpus: int) -> str:
             if gpus
             else "no connected agent has a slot"
         )
+    elif not taking:
+        why = _none(fitting, "agent that could take it", "takes runs now", "takes no runs now") + _why(
+            fitting
+        )
     elif not free:
-        why = _none(fitting, "agent that could take it", "has room now", "is busy")
+        why = _none(fitting, "agent that could take it", "has room now", "is busy") + _why(fitting)
     else:
         why = "about to start"
     return why
+
+
+def _why(agents: Sequence[AgentFacts]) -> str:
+    """Give the reason why agents take no runs now that most of them have; empty: all of them take runs."""
+    reasons = Counter[str]()
+    for agent in agents:
+        reasons[agent.withheld] += agent.alike
+    taking = reasons.pop("", 0)
+    if not reasons:
+        return ""
+    (reason, number), *others = reasons.most_common()
+    return f"; {number} of them because {reason}" if taking or others else f": {reason}"
 
 
 def _none(agents: Sequence[AgentFacts], noun: str, does: str, does_not: str) -> str:

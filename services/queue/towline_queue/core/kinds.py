@@ -14,6 +14,7 @@ from typing import Final
 from towline import names
 from towline.errors import InvalidArgument
 from towline.names import QueueName, RunName
+from towline.requests import dockerfiles
 from towline.v1 import docker_pb2, jobs_pb2, queues_pb2, runs_pb2
 from towline_queue.core import limits, retries
 from towline_queue.core.lease_policy import LeasePolicy, policy_of
@@ -105,7 +106,8 @@ class Recipe:
         queue = _queue_terms(queue_spec)
         path = prefix or "run."
         self._parameters = _parameters(version.spec, prefix)
-        self._word = names.short(version.name).partition(":")[0][: MAX_DISPLAY_NAME - 5]
+        word = names.short(version.name).partition(":")[0]
+        self._word = (f"build-{word}" if submission.build_only else word)[: MAX_DISPLAY_NAME - 5]
         spec = runs_pb2.LaunchSpec(
             job_version=version.name,
             queue=submission.queue,
@@ -114,11 +116,14 @@ class Recipe:
             limits=limits.limits_of(submission.limits, queue.limits, f"{path}limits"),
             retry_policy=_retry_policy(submission.retry_policy, queue, f"{path}retry_policy"),
             inputs=inputs,
+            build_only=submission.build_only,
+            dockerfile=_dockerfile(submission, version.spec, queue_spec, f"{path}dockerfile"),
         )
         _fill_resource(spec, queue_spec, submission.variables, prefix)
         shape = spec.docker.gpus
         # Where they tell a run's name, the options of each run are its own.
         self._macros: Mapping[str, str] | None = None
+        self._build_only = submission.build_only
         if template_of(queue_spec).names_the_run:
             self._macros = _macros(spec)
             self._hints = version.spec.hints
@@ -158,7 +163,9 @@ class Recipe:
         if self._macros is None:
             return own
         macros = dict(self._macros) | {"run_id": name.partition("/")[2], "run_name": display_name}
-        options = template_of(self.kind.queue_spec).resolve(self.kind.variables, self._hints, macros, prefix)
+        options = template_of(self.kind.queue_spec).resolve(
+            self.kind.variables, self._hints, macros, prefix, build_only=self._build_only
+        )
         return own + runs_pb2.LaunchSpec(docker=options).SerializeToString(deterministic=True)
 
 
@@ -240,7 +247,7 @@ def _fill_resource(
     spec: runs_pb2.LaunchSpec, queue_spec: bytes, variables: Mapping[str, str], prefix: str
 ) -> None:
     options: docker_pb2.DockerOptions = template_of(queue_spec).resolve(
-        variables, spec.job.hints, _macros(spec), prefix
+        variables, spec.job.hints, _macros(spec), prefix, build_only=spec.build_only
     )
     spec.docker.CopyFrom(options)
     policy = _queue_terms(queue_spec).lease_policy
@@ -284,6 +291,26 @@ def _retry_policy(given: runs_pb2.RetryPolicy, queue: _QueueTerms, field: str) -
     if not given.ByteSize():
         return queue.whole_retry_policy
     return retries.policy_of(given, queue.retry_policy, field)
+
+
+def _dockerfile(
+    submission: Submission, job: jobs_pb2.JobSpec, queue_spec: bytes, field: str
+) -> jobs_pb2.DockerfileBuild | None:
+    """Return how the image is built, if with a Dockerfile; InvalidArgument if it may not be as asked for."""
+    given = submission.dockerfile
+    if given is None:
+        return job.dockerfile if job.HasField("dockerfile") else None
+    if not template_of(queue_spec).dockerfile_override:
+        raise InvalidArgument.field(
+            field,
+            f"the queue {names.short(submission.queue)} builds images as their jobs say; leave it out, or "
+            "have its administrator allow it (docker.image.dockerfile_override)",
+        )
+    if job.WhichOneof("source") == "image":
+        raise InvalidArgument.field(field, "the job is an image, which is built already; leave it out")
+    if not given.path and not job.HasField("dockerfile"):
+        raise InvalidArgument.field(f"{field}.path", "the job has no Dockerfile; name one in its source tree")
+    return dockerfiles.overridden(job.dockerfile, given)
 
 
 def _parameters(job: jobs_pb2.JobSpec, prefix: str) -> Parameters:

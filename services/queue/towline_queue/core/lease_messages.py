@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from towline import names
 from towline.errors import InvalidArgument
 from towline.v1 import leases_pb2, runs_pb2
+from towline_queue.core import attempt_images
 from towline_queue.core.lease_ids import AttemptKey, lease_id, parse_lease_id
 from towline_queue.core.leases import Claimed, Newcomer
 from towline_queue.core.reports import FinishVerdict, Progress, Reply, Report, Result, Returned
@@ -32,6 +33,7 @@ __all__ = [
     "read_hello",
     "read_messages",
     "verdicts",
+    "withheld",
 ]
 
 _MOST_QUEUES: Final = 64
@@ -41,6 +43,7 @@ _MOST_SLOTS: Final = 10_000
 _MOST_INVENTORY: Final = 10_000
 _LONGEST_WORD: Final = 256
 _LONGEST_TEXT: Final = 4096
+_LONGEST_REASON: Final = 1024
 _LOG_TAIL: Final = 8 * 1024
 _GRANT_BYTES: Final = 4 * 1024 * 1024
 _GRANT_ROOM: Final = 4 * 1024  # for all of a grant but its spec
@@ -227,6 +230,11 @@ def _keep_inventory(before: leases_pb2.Heartbeat | None, newer: leases_pb2.Heart
     return merged
 
 
+def withheld(heartbeat: leases_pb2.Heartbeat) -> str:
+    """Return why an agent takes no runs now, as it is kept."""
+    return _clean(heartbeat.withheld)[:_LONGEST_REASON]
+
+
 def _progress(key: AttemptKey, state: State, event: leases_pb2.RunEvent) -> Progress:
     return Progress(
         key,
@@ -235,6 +243,7 @@ def _progress(key: AttemptKey, state: State, event: leases_pb2.RunEvent) -> Prog
         _clean(event.detail),
         event.image_outcome,
         _clean(event.image_id),
+        attempt_images.kept(event.image) if event.HasField("image") else None,
         _PASSED[state],
     )
 

@@ -48,6 +48,7 @@ class Progress(NamedTuple):
         detail: What it does now, for people.
         image_outcome: towline.v1.ImageOutcome; 0: not told.
         image_id: Content id of the image; empty: not told.
+        image: towline.v1.AttemptImage, serialized: how it came about; None: not told.
         passed: States that reports folded into this one name: their times are set, as that of `state` is.
     """
 
@@ -57,6 +58,7 @@ class Progress(NamedTuple):
     detail: str = ""
     image_outcome: int = 0
     image_id: str = ""
+    image: bytes | None = None
     passed: frozenset[State] = frozenset()
 
 
@@ -139,6 +141,7 @@ def fold_progress(reports: Iterable[Progress]) -> list[Progress]:
                 state=max(before.state, report.state),
                 image_outcome=report.image_outcome or before.image_outcome,
                 image_id=report.image_id or before.image_id,
+                image=report.image or before.image,
                 passed=before.passed | report.passed | {before.state, report.state},
             )
     return list(folded.values())

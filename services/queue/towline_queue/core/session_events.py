@@ -45,6 +45,8 @@ __all__ = [
     "StoreCall",
     "Superseded",
     "WakeDispatcher",
+    "Withheld",
+    "Withhold",
 ]
 
 
@@ -95,6 +97,11 @@ class Reported:
 @dataclass(frozen=True)
 class Drained:
     """Answers `Drain`."""
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """Answers `Withhold`."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ class ServiceStops:
 
 
 AgentEvent: TypeAlias = Hello | Said | Goodbye | Broken
-StoreAnswer: TypeAlias = Opened | Reported | Drained | Renewed | Settled | Left | Failed
+StoreAnswer: TypeAlias = Opened | Reported | Drained | Withheld | Renewed | Settled | Left | Failed
 ProcessEvent: TypeAlias = Granted | StopWanted | DrainWanted | Superseded | OutboxFull | ServiceStops
 Event: TypeAlias = AgentEvent | StoreAnswer | ProcessEvent
 
@@ -192,6 +199,14 @@ class Drain:
     """Keep the agent from getting more runs: `LeaseStore.drain`."""
 
     session: SessionKey
+
+
+@dataclass(frozen=True)
+class Withhold:
+    """Note why the agent takes no runs now, empty: it does: `LeaseStore.withhold`."""
+
+    session: SessionKey
+    why: str
 
 
 @dataclass(frozen=True)
@@ -224,7 +239,7 @@ class Leave:
     session: SessionKey
 
 
-StoreCall: TypeAlias = Open | Commit | Drain | Renew | Settle | Leave
+StoreCall: TypeAlias = Open | Commit | Drain | Withhold | Renew | Settle | Leave
 
 
 # Effects that are carried out at once

@@ -143,7 +143,7 @@ class SessionProtocol:
                 effects = self._renewed(renewal, now_s)
             case on.Settled(reconciled):
                 effects = self._settled(reconciled)
-            case on.Drained():
+            case on.Drained() | on.Withheld():
                 effects = []
             case _:
                 assert_never(event)
@@ -222,7 +222,10 @@ class SessionProtocol:
             self._draining = True
             calls.append(on.Drain(self.key))
         if said.heartbeat is not None:
+            told = self._beats.last.withheld
             calls.append(self._beats.renew(self.key, said.heartbeat, now_s, alone=not calls))
+            if said.heartbeat.withheld != told:
+                calls.append(on.Withhold(self.key, lease_messages.withheld(said.heartbeat)))
         return self._begin(calls)
 
     def _answer(self, answer: ReportAnswer, now_s: float) -> list[Effect]:

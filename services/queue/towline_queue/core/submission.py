@@ -10,7 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from towline import names
 from towline.errors import InvalidArgument
 from towline.names import ArtifactVersionName, JobVersionName, QueueName
-from towline.v1 import runs_pb2
+from towline.requests import dockerfiles
+from towline.v1 import jobs_pb2, runs_pb2
 
 __all__ = [
     "MAX_DISPLAY_NAME",
@@ -46,6 +47,8 @@ class Submission:
         limits: Time limits as given.
         retry_policy: Retries as given.
         inputs: Artifacts to read, by version or alias, in place of those of the job and besides them.
+        build_only: Whether only the image is wanted; there are no inputs then.
+        dockerfile: How to build the image, in place of what the job says; None: as it says.
     """
 
     job: JobVersionName
@@ -58,6 +61,8 @@ class Submission:
     limits: runs_pb2.TimeLimits
     retry_policy: runs_pb2.RetryPolicy
     inputs: Mapping[str, ArtifactVersionName]
+    build_only: bool = False
+    dockerfile: jobs_pb2.DockerfileBuild | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ def check(message: runs_pb2.RunSubmission, field: str) -> Submission:
     for key, value in message.labels.items():
         _check_text(key, f"{field}.labels", _MAX_TEXT)
         _check_text(value, f"{field}.labels.{key}", _MAX_TEXT)
+    if message.build_only and message.inputs:
+        raise InvalidArgument.field(f"{field}.inputs", "a run that only builds reads nothing; leave them out")
     return Submission(
         job=names.job_version(job, f"{field}.job"),
         queue=names.queue(message.queue, f"{field}.queue"),
@@ -118,6 +125,10 @@ def check(message: runs_pb2.RunSubmission, field: str) -> Submission:
         limits=message.limits,
         retry_policy=message.retry_policy,
         inputs=_inputs(message.inputs, f"{field}.inputs") if message.inputs else {},
+        build_only=message.build_only,
+        dockerfile=_dockerfile(message.dockerfile, f"{field}.dockerfile")
+        if message.HasField("dockerfile")
+        else None,
     )
 
 
@@ -141,6 +152,12 @@ def _inputs(given: Mapping[str, str], field: str) -> dict[str, ArtifactVersionNa
         names.input_name(name, field): names.artifact_version(artifact, f"{field}[{name}]")
         for name, artifact in sorted(given.items())
     }
+
+
+def _dockerfile(given: jobs_pb2.DockerfileBuild, field: str) -> jobs_pb2.DockerfileBuild:
+    for name, problem in dockerfiles.problems(given):
+        raise InvalidArgument.field(f"{field}.{name}", problem)
+    return given
 
 
 def _moment(time: Timestamp, field: str) -> datetime:

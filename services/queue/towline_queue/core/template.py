@@ -24,6 +24,7 @@ _MAX_SPEC_BYTES: Final = 256 * 1024
 # What macros stand for while a template is checked: ordinary values of the right form.
 _EXAMPLES: Final = {name: "x" for name in MACROS if name != IMAGE}
 
+_IMAGE_PATH: Final = "docker.image."
 _OF_THE_RUN: Final = frozenset({"run_id", "run_name"})
 
 
@@ -58,8 +59,17 @@ class Template:
         for path, problem in filling.problems.items():
             violations.add(path, problem)
         violations.check()
+        self.dockerfile_override = spec.docker.image.dockerfile_override
+        """Whether submissions may say how images are built."""
         self.names_the_run = any(text.macros & _OF_THE_RUN for text in self._texts.values())
         """Whether what it makes differs from run to run of one submission."""
+        image = (text.variables for path, text in self._texts.items() if path.startswith(_IMAGE_PATH))
+        self._image_variables = frozenset[str]().union(*image)
+
+    @property
+    def image_needs(self) -> frozenset[str]:
+        """Names of the variables that a submission must give for the image to be known."""
+        return self._image_variables - self._variables.defaults.keys()
 
     def _read(self, path: str, text: str, violations: Violations) -> None:
         try:
@@ -82,6 +92,8 @@ class Template:
         hints: jobs_pb2.ResourceHints,
         macros: Mapping[str, str],
         prefix: str = "",
+        *,
+        build_only: bool = False,
     ) -> docker_pb2.DockerOptions:
         """Fill the template for one run.
 
@@ -90,14 +102,19 @@ class Template:
             hints: What the job asks for; fills the variable `gpus` where the submission does not.
             macros: Value by name, of all macros but `image`.
             prefix: Put before each path in an error, such as "runs[3].".
+            build_only: Fill only what says how the image is made; only the variables in that need a value.
 
         Raises:
             InvalidArgument: With all violations by the variable's name; reason INVALID_VARIABLE.
         """
         violations = Violations("INVALID_VARIABLE")
         wishes = {"gpus": dump(hints.gpus)} if hints.gpus > 0 else {}
-        filling = _Filling(self._texts, self._variables.fill(given, wishes, violations), macros)
-        options = _options(self._docker, filling)
+        needed = self._image_variables if build_only else None
+        filling = _Filling(self._texts, self._variables.fill(given, wishes, violations, needed), macros)
+        if build_only:
+            options = docker_pb2.DockerOptions(image=_image_options(self._docker.image, filling))
+        else:
+            options = _options(self._docker, filling)
         for path, problem in filling.problems.items():
             names = sorted(self._texts[path].variables) if path in self._texts else []
             for name in names or [path]:
@@ -170,10 +187,7 @@ def _options(docker: docker_pb2.DockerTemplate, filling: _Filling) -> docker_pb2
         network=filling.get("docker.network", container_fields.network, ""),
         user=filling.get("docker.user", container_fields.user, ""),
         read_only_root=docker.read_only_root,
-        image=docker_pb2.DockerImageOptions(
-            base_image=filling.get("docker.image.base_image", container_fields.image_reference, ""),
-            pull_policy=docker.image.pull_policy,
-        ),
+        image=_image_options(docker.image, filling),
     )
     for key in sorted(docker.environment):
         path = f"docker.environment.{key}"
@@ -199,3 +213,10 @@ def _options(docker: docker_pb2.DockerTemplate, filling: _Filling) -> docker_pb2
         targets.add(target)
         options.mounts.add(source=source, target=target, writable=mount.writable)
     return options
+
+
+def _image_options(image: docker_pb2.DockerImageOptions, filling: _Filling) -> docker_pb2.DockerImageOptions:
+    return docker_pb2.DockerImageOptions(
+        base_image=filling.get(f"{_IMAGE_PATH}base_image", container_fields.image_reference, ""),
+        pull_policy=image.pull_policy,
+    )

@@ -1,7 +1,7 @@
 """Template variables: what a queue declares, and what a submission gives for them."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from towline.requests.json_schemas import Schema
@@ -65,7 +65,11 @@ class Declarations:
                 self.defaults[name] = _text(parse(variable.default_json))
 
     def fill(
-        self, given: Mapping[str, str], wishes: Mapping[str, str], violations: Violations
+        self,
+        given: Mapping[str, str],
+        wishes: Mapping[str, str],
+        violations: Violations,
+        needed: Collection[str] | None = None,
     ) -> dict[str, str]:
         """Return the text of each declared variable.
 
@@ -74,6 +78,7 @@ class Declarations:
             wishes: JSON text by name, from the job; used where the submission gives none and the
                 queue declares the variable and permits the value.
             violations: Gets what is wrong, by name; a variable that it names is not in the result.
+            needed: Those that must have a value; the others are left out where they have none. None: all.
         """
         filled = dict(self.defaults)
         for name, value_json in wishes.items():
@@ -87,7 +92,7 @@ class Declarations:
             else:
                 filled[name] = _text(parse(value_json))
         for name in self._schemas:
-            if name not in filled and name not in given:
+            if name not in filled and name not in given and (needed is None or name in needed):
                 about = f" ({self._descriptions[name]})" if self._descriptions[name] else ""
                 violations.add(name, f"the queue wants a value for it{about}")
         return filled

@@ -78,6 +78,7 @@ def _agent(stored: StoredAgent) -> fleet_pb2.Agent:
         gpus=[leases_pb2.Gpu.FromString(gpu) for gpu in stored.gpus],
         labels=stored.labels,
         runs=stored.runs,
+        withheld=stored.withheld if stored.reachable else "",
     )
     if stored.seen_time is not None:
         agent.last_seen_time.FromDatetime(stored.seen_time)

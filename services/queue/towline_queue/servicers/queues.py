@@ -12,6 +12,7 @@ from towline.v1 import queues_pb2, queues_pb2_grpc, runs_pb2
 from towline_queue.core import retries
 from towline_queue.core.lease_policy import check_policy
 from towline_queue.core.limits import check_limits
+from towline_queue.core.prebuilds import check_prebuild
 from towline_queue.core.template import template_of
 from towline_queue.run_views import timestamp
 from towline_queue.signals import Signals
@@ -133,7 +134,7 @@ def _checked(spec: queues_pb2.QueueSpec) -> bytes:
     complete.CopyFrom(spec)
     complete.docker.SetInParent()
     content = complete.SerializeToString(deterministic=True)
-    template_of(content)
+    check_prebuild(spec.prebuild, template_of(content), "spec.prebuild")
     return content
 
 

@@ -11,6 +11,7 @@ from towline.requests import pages
 from towline.service.postgres import idempotent, transaction
 from towline.v1 import runs_pb2, runs_pb2_grpc
 from towline_queue.core.transitions import ACTIVE, TERMINAL, State
+from towline_queue.prebuilding import Prebuilds
 from towline_queue.run_views import view, views
 from towline_queue.signals import Key, Signals, Topic
 from towline_queue.storage import run_lists, runs
@@ -31,12 +32,16 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
         engine: The database.
         signals: Tells when runs change.
         submitter: Takes submissions.
+        prebuilds: Has new job versions built.
     """
 
-    def __init__(self, engine: AsyncEngine, signals: Signals, submitter: Submitter) -> None:
+    def __init__(
+        self, engine: AsyncEngine, signals: Signals, submitter: Submitter, prebuilds: Prebuilds
+    ) -> None:
         self._engine = engine
         self._signals = signals
         self._submitter = submitter
+        self._prebuilds = prebuilds
 
     async def SubmitRun(self, request: runs_pb2.SubmitRunRequest, context: Any) -> runs_pb2.SubmitRunResponse:
         """Queue one run."""
@@ -123,6 +128,13 @@ class RunServicer(runs_pb2_grpc.RunServiceServicer):
     async def RetryRun(self, request: runs_pb2.RetryRunRequest, context: Any) -> runs_pb2.RetryRunResponse:
         """Queue a run that has ended once more."""
         return await self._submitter.retry(request)
+
+    async def PrebuildJobVersion(
+        self, request: runs_pb2.PrebuildJobVersionRequest, context: Any
+    ) -> runs_pb2.PrebuildJobVersionResponse:
+        """Queue a run that only builds in each queue that asks for it."""
+        name = names.job_version(request.job_version, "job_version")
+        return runs_pb2.PrebuildJobVersionResponse(runs=await self._prebuilds.submit(name))
 
 
 def _filter(message: runs_pb2.RunFilter) -> RunFilter:

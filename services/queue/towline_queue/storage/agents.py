@@ -30,6 +30,7 @@ class StoredAgent:
         labels: Of its node.
         draining: Whether it takes no more runs.
         drain_deadline: When the runs left are preempted, while it drains; None: never.
+        withheld: Why it takes no runs now; empty: it does.
         reachable: Whether its session was heard from lately.
         seen_time: Last sign of life.
         runs: "runs/{run}" it holds.
@@ -44,6 +45,7 @@ class StoredAgent:
     labels: dict[str, str]
     draining: bool
     drain_deadline: datetime | None
+    withheld: str
     reachable: bool
     seen_time: datetime | None
     runs: Sequence[str]

@@ -5,7 +5,7 @@
 WITH current AS MATERIALIZED (
     SELECT said.detail, said.position, place.at AS run_at,
            lease.run, lease.epoch, lease.number, lease.queue, lease.agent, lease.gpu_ids, lease.grant_time,
-           lease.prepare_time, lease.image_outcome, lease.image_id,
+           lease.prepare_time, lease.image_outcome, lease.image_id, lease.image_time, lease.image,
            coalesce(lease.stop_requested = CAST(:cancel AS smallint), false) AS cancelled
     FROM (
         SELECT *
@@ -26,10 +26,11 @@ WITH current AS MATERIALIZED (
     DELETE FROM queue.leases WHERE run = ANY(ARRAY(SELECT run FROM current))
 ), ended AS (
     INSERT INTO queue.attempts (
-        run, epoch, agent, gpu_ids, lease_time, prepare_time, image_outcome, image_id, outcome
+        run, epoch, agent, gpu_ids, lease_time, prepare_time, image_outcome, image_id, image_time,
+        image, outcome
     )
-    SELECT run, epoch, agent, gpu_ids, grant_time, prepare_time, image_outcome, image_id,
-           CAST(:outcome AS smallint)
+    SELECT run, epoch, agent, gpu_ids, grant_time, prepare_time, image_outcome, image_id, image_time,
+           image, CAST(:outcome AS smallint)
     FROM current
 ), over AS (
     UPDATE queue.runs

@@ -7,17 +7,17 @@
 -- filled and emptied all the time is always wrong.
 WITH current AS MATERIALIZED (
     SELECT said.accepted AS takes, said.seq, said.state AS told, said.detail AS doing, said.outcome,
-           said.image, said.prepared, said.started, said.position,
+           said.content, said.facts, said.prepared, said.started, said.position,
            lease.*, said.seq = 0 OR said.seq > lease.event_seq AS is_news
     FROM (
         SELECT *
         FROM unnest(
             CAST(:runs AS text[]), CAST(:epochs AS bigint[]), CAST(:accepted AS boolean[]),
             CAST(:seqs AS bigint[]), CAST(:states AS smallint[]), CAST(:details AS text[]),
-            CAST(:outcomes AS smallint[]), CAST(:images AS text[]),
+            CAST(:outcomes AS smallint[]), CAST(:contents AS text[]), CAST(:facts AS bytea[]),
             CAST(:prepared AS boolean[]), CAST(:started AS boolean[])
         ) WITH ORDINALITY AS said (
-            run, epoch, accepted, seq, state, detail, outcome, image, prepared, started, position
+            run, epoch, accepted, seq, state, detail, outcome, content, facts, prepared, started, position
         )
         ORDER BY run COLLATE "C"
     ) AS said
@@ -30,7 +30,8 @@ WITH current AS MATERIALIZED (
     -- No row is new: those that are there are locked.
     INSERT INTO queue.leases (
         run, epoch, number, session, agent, queue, gpu_ids, lost_after, grant_time, stop_requested,
-        accepted, event_seq, state, detail, prepare_time, start_time, image_outcome, image_id
+        accepted, event_seq, state, detail, prepare_time, start_time, image_outcome, image_id,
+        image_time, image
     )
     SELECT run, epoch, number, session, agent, queue, gpu_ids, lost_after, grant_time, stop_requested,
            accepted OR takes,
@@ -40,11 +41,14 @@ WITH current AS MATERIALIZED (
            CASE WHEN is_news AND prepared THEN coalesce(prepare_time, now()) ELSE prepare_time END,
            CASE WHEN is_news AND started THEN coalesce(start_time, now()) ELSE start_time END,
            CASE WHEN seq > event_seq THEN coalesce(nullif(outcome, 0), image_outcome) ELSE image_outcome END,
-           CASE WHEN seq > event_seq THEN coalesce(nullif(image, ''), image_id) ELSE image_id END
+           CASE WHEN seq > event_seq THEN coalesce(nullif(content, ''), image_id) ELSE image_id END,
+           CASE WHEN seq > event_seq AND outcome > 0 THEN coalesce(image_time, now()) ELSE image_time END,
+           CASE WHEN seq > event_seq THEN coalesce(facts, image) ELSE image END
     FROM current
     ON CONFLICT (run) DO UPDATE
     SET accepted = excluded.accepted, event_seq = excluded.event_seq, state = excluded.state,
         detail = excluded.detail, prepare_time = excluded.prepare_time, start_time = excluded.start_time,
-        image_outcome = excluded.image_outcome, image_id = excluded.image_id
+        image_outcome = excluded.image_outcome, image_id = excluded.image_id,
+        image_time = excluded.image_time, image = excluded.image
 )
 SELECT array_agg(position) AS positions FROM current

@@ -61,7 +61,8 @@ async def tell(
         states=[entry.state for entry in progress],
         details=_unless_empty([entry.detail for entry in progress]),
         outcomes=_unless_empty([entry.image_outcome for entry in progress]),
-        images=_unless_empty([entry.image_id for entry in progress]),
+        contents=_unless_empty([entry.image_id for entry in progress]),
+        facts=_unless_empty([entry.image for entry in progress]),
         prepared=_unless_empty(
             [entry.state is _PREPARING or _PREPARING in entry.passed for entry in progress]
         ),

@@ -31,6 +31,7 @@ async def queue_facts(connection: AsyncConnection, names: Collection[str]) -> di
             AgentFacts(
                 connected=row.connected,
                 draining=row.draining,
+                withheld=row.withheld,
                 slots=leases_pb2.Capacity.FromString(row.capacity).slots,
                 gpus=row.gpus,
                 busy_slots=row.busy_slots,

@@ -61,6 +61,10 @@ class PostgresLeaseStore:
         """See LeaseStore."""
         await sessions.drain(self._database, session)
 
+    async def withhold(self, session: SessionKey, why: str) -> None:
+        """See LeaseStore."""
+        await sessions.withhold(self._database, session, why)
+
     async def carry_out(self, said: Sequence[SaidBy]) -> CarriedOut:
         """See LeaseStore."""
         return await reports.carry_out(self._database, said)

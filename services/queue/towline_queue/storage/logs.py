@@ -41,7 +41,10 @@ async def append(connection: AsyncConnection, pieces: Sequence[Piece]) -> list[S
         await connection.execute(
             update(log_streams)
             .where(key.in_(grown))
-            .values(size=case(*((key == tuple_(*name), size) for name, size in grown.items())))
+            .values(
+                size=case(*((key == tuple_(*name), size) for name, size in grown.items())),
+                first_time=func.coalesce(log_streams.c.first_time, func.now()),
+            )
         )
     standing = iter(joined.standing)
     stale = await _sizes(connection, {piece.key for piece in pieces} - set(keys))

@@ -6,6 +6,7 @@ SELECT
     agents.capacity,
     cardinality(agents.gpus) AS gpus,
     agents.draining,
+    agents.withheld,
     coalesce({reachable}, false) AS connected,
     coalesce(held.slots, 0) AS busy_slots,
     coalesce(held.gpus, 0) AS busy_gpus,
@@ -19,4 +20,4 @@ LEFT JOIN LATERAL (
     WHERE leases.agent = agents.name
 ) AS held ON true
 WHERE queue.name = ANY (:queues)
-GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9

@@ -27,6 +27,7 @@ __all__ = [
     "page",
     "set_paused",
     "spec_digest",
+    "specs",
     "update_spec",
 ]
 
@@ -105,6 +106,16 @@ async def page(connection: AsyncConnection, *, after: str | None, size: int) -> 
     if after is not None:
         query = query.where(queues.c.name > after)
     return await _with_counts(connection, (await connection.execute(query)).all())
+
+
+async def specs(
+    connection: AsyncConnection, *, after: str | None, size: int
+) -> list[tuple[QueueName, bytes]]:
+    """Return up to `size` queues by name, those after `after`, each with its serialized QueueSpec."""
+    query = select(queues.c.name, queues.c.spec).order_by(queues.c.name).limit(size)
+    if after is not None:
+        query = query.where(queues.c.name > after)
+    return [(QueueName(name), spec) for name, spec in (await connection.execute(query)).all()]
 
 
 async def update_spec(connection: AsyncConnection, name: QueueName, spec: bytes, etag: str) -> StoredQueue:

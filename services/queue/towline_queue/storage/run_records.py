@@ -9,15 +9,38 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, Row, Select, Text, and_, any_, bindparam, case, exists, func, select, true
+from sqlalchemy import (
+    ARRAY,
+    Row,
+    ScalarSelect,
+    Select,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    case,
+    exists,
+    func,
+    select,
+    true,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.errors import NotFound
 from towline.names import RunName
-from towline.v1 import leases_pb2, runs_pb2
+from towline.v1 import leases_pb2, logs_pb2, runs_pb2
 from towline_queue.core.transitions import WAITING, State
 from towline_queue.storage.statements import REACHABLE
-from towline_queue.storage.tables import attempts, launch_specs, leases, ready, runs, scheduled, sessions
+from towline_queue.storage.tables import (
+    attempts,
+    launch_specs,
+    leases,
+    log_streams,
+    ready,
+    runs,
+    scheduled,
+    sessions,
+)
 
 __all__ = ["LIVE_STATE", "RECORDS", "AttemptRecord", "RunRecord", "get", "not_found", "records"]
 
@@ -39,6 +62,10 @@ class AttemptRecord:
     failure: bytes | None
     outcome: int
     outputs: str
+    image_time: datetime | None = None
+    image: bytes | None = None
+    """towline.v1.AttemptImage, serialized; None: not told."""
+    first_output_time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,20 @@ _lease = select(leases).where(leases.c.run == runs.c.name).limit(1).lateral("lea
 _ready = select(ready).where(*(ready.c[name] == runs.c[name] for name in _LANE)).limit(1).lateral("waiting").c
 _scheduled = select(scheduled).where(scheduled.c.run == runs.c.name).limit(1).lateral("due").c
 
+
+def _first_output(attempt: Any) -> ScalarSelect[Any]:
+    """Say when an attempt's program printed first; its log says it, so no report has to."""
+    return (
+        select(log_streams.c.first_time)
+        .where(
+            log_streams.c.run == attempt.run,
+            log_streams.c.epoch == attempt.epoch,
+            log_streams.c.stream == logs_pb2.LOG_STREAM_OUTPUT,
+        )
+        .scalar_subquery()
+    )
+
+
 _DETAILS: Final = (_lease.detail, _ready.detail, _scheduled.detail)
 
 LIVE_STATE: Final = case(
@@ -130,6 +171,9 @@ RECORDS: Final[Select[Any]] = (
         _lease.start_time,
         _lease.image_outcome,
         _lease.image_id,
+        _lease.image_time,
+        _lease.image,
+        _first_output(_lease).label("first_output_time"),
     )
     .join(launch_specs, launch_specs.c.digest == runs.c.launch_spec)
     .outerjoin(_lease.run.table, true())
@@ -138,8 +182,11 @@ RECORDS: Final[Select[Any]] = (
 )
 """What `records` makes RunRecords of; narrow it down as needed."""
 
-_ENDED_ATTEMPTS: Final = (
-    select(*(attempts.c[name] for name in ("run", *AttemptRecord.__dataclass_fields__)))
+_ENDED_ATTEMPTS: Final[Select[Any]] = (
+    select(
+        *(attempts.c[name] for name in ("run", *AttemptRecord.__dataclass_fields__) if name in attempts.c),
+        _first_output(attempts.c).label("first_output_time"),
+    )
     # No attempt ended before its run was made, so older partitions are not looked into.
     .where(
         attempts.c.run == any_(bindparam("names", type_=ARRAY(Text))),
@@ -209,6 +256,9 @@ def _open_attempt(row: Row[Any]) -> AttemptRecord:
         failure=None,
         outcome=runs_pb2.ATTEMPT_OUTCOME_UNSPECIFIED,
         outputs="",
+        image_time=row.image_time,
+        image=row.image,
+        first_output_time=row.first_output_time,
     )
 
 

@@ -16,5 +16,6 @@ SET instance_id = :instance_id, boot_id = :boot_id, hostname = :hostname, versio
     labels = CAST(:labels AS jsonb), hello_seq = :hello_seq,
     session = CAST(:session AS uuid), session_epoch = CAST(:epoch AS bigint),
     draining = CAST(:draining AS boolean),
+    withheld = '',
     drain_deadline = CASE WHEN CAST(:draining AS boolean) THEN drain_deadline END
 WHERE name = :agent

@@ -39,7 +39,7 @@ from towline_queue.storage import attempts
 from towline_queue.storage.attempts import Lost
 from towline_queue.storage.database import Database, Row, Transaction
 
-__all__ = ["drain", "leave", "open_sessions", "renew", "settle", "stops"]
+__all__ = ["drain", "leave", "open_sessions", "renew", "settle", "stops", "withhold"]
 
 
 @dataclass(frozen=True)
@@ -318,3 +318,8 @@ async def leave(database: Database, session: SessionKey) -> None:
 async def drain(database: Database, session: SessionKey) -> None:
     """Keep an agent from getting runs until its process is started anew, as its current session asks."""
     await database.rows("session_drain", agent=session.agent, session=session.id)
+
+
+async def withhold(database: Database, session: SessionKey, why: str) -> None:
+    """Note why an agent takes no runs now, as its current session says; empty: it does."""
+    await database.rows("session_withhold", agent=session.agent, session=session.id, why=why)

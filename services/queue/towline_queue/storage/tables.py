@@ -162,6 +162,13 @@ agents = Table(
     Column("hello_seq", BigInteger, nullable=False, server_default=text("0"), comment="of the last Hello"),
     Column("session_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("session", Uuid, comment="the current session; none after an orderly leave"),
+    Column(
+        "withheld",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="why it offers less than it has; empty: it does not",
+    ),
 )
 
 sessions = Table(
@@ -200,6 +207,8 @@ leases = Table(
     Column("image_outcome", SmallInteger, nullable=False, server_default=text("0")),
     Column("image_id", Text, nullable=False, server_default=""),
     Column("stop_requested", SmallInteger, comment="towline.v1.StopReason; null: go on"),
+    Column("image_time", _Time),
+    Column("image", LargeBinary, comment="towline.v1.AttemptImage; null: not told"),
     postgresql_with={"fillfactor": 50},
 )
 
@@ -223,6 +232,8 @@ attempts = Table(
     Column("failure", LargeBinary, comment="towline.v1.Failure"),
     Column("cause", SmallInteger, nullable=False, server_default=text("0"), comment="of the failure"),
     Column("outputs", Text, nullable=False, server_default=""),
+    Column("image_time", _Time),
+    Column("image", LargeBinary, comment="towline.v1.AttemptImage; null: not told"),
     PrimaryKeyConstraint("run", "epoch", "end_time"),
     postgresql_partition_by="RANGE (end_time)",
 )
@@ -243,6 +254,7 @@ log_streams = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("stream", SmallInteger, nullable=False, comment="towline.v1.LogStream"),
     Column("size", BigInteger, nullable=False, comment="bytes; the next offset"),
+    Column("first_time", _Time, comment="when its first bytes were stored"),
     PrimaryKeyConstraint("run", "epoch", "stream"),
 )
 

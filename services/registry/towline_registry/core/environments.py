@@ -9,6 +9,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from towline.errors import InvalidArgument
+from towline.requests.system import is_package
 from towline.v1 import jobs_pb2
 from towline.v1.jobs_pb2 import DependencyLock, PythonEnvironment, Wheel
 from towline_registry.core import digests, texts
@@ -22,6 +23,7 @@ MAX_INDEXES: Final = 16
 MAX_WHEELS: Final = 256
 MAX_EDITABLES: Final = 256
 MAX_EXTRAS: Final = 64
+MAX_SYSTEM_PACKAGES: Final = 500
 
 _PYTHON: Final = re.compile(r"3\.(0|[1-9][0-9]?)(\.(0|[1-9][0-9]?))?")
 _VCS: Final = re.compile(r"(git|hg|svn|bzr)\+")
@@ -55,6 +57,7 @@ def check(python: PythonEnvironment, findings: Findings) -> None:
     for url in python.extra_index_urls[:MAX_INDEXES]:
         with findings.gathering():
             texts.without_credentials(url, "spec.python.extra_index_urls", _WEB)
+    _check_system_packages(python.system_packages, findings)
     _check_wheels(python.wheels, findings)
     _check_editables(python.editables, findings)
     if python.HasField("lock"):
@@ -80,6 +83,19 @@ def _check_requirement(text: str, field: str) -> None:
         bare = _VCS.sub("", url, count=1)
         scheme = urlsplit(bare).scheme
         texts.without_credentials(bare, field, FETCHED if scheme in FETCHED else {scheme})
+
+
+def _check_system_packages(packages: Sequence[str], findings: Findings) -> None:
+    field = "spec.python.system_packages"
+    _bound(packages, field, MAX_SYSTEM_PACKAGES, findings)
+    for index, package in enumerate(packages[:MAX_SYSTEM_PACKAGES]):
+        if not is_package(package):
+            findings.add(
+                f"{field}[{index}]",
+                f"{package[:80]!r} is no Debian package as apt-get takes it; write ffmpeg or ffmpeg=7:5.1",
+            )
+        if package in packages[:index]:
+            findings.add(f"{field}[{index}]", f"{package[:80]!r} comes twice; give each package once")
 
 
 def _check_wheels(wheels: Sequence[Wheel], findings: Findings) -> None:

@@ -5,6 +5,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from towline.errors import InvalidArgument
+from towline.requests import dockerfiles
+from towline.requests.system import is_platform
 from towline.v1.jobs_pb2 import JobSpec, Provenance
 from towline_registry.core import digests, environments, json_objects, parameters, schemas, texts
 from towline_registry.core.findings import Findings
@@ -49,6 +51,13 @@ def completed(spec: JobSpec) -> JobSpec:
         _check_working_dir(made, findings)
     if made.HasField("python"):
         _check_python(made, findings)
+    if made.platform and not is_platform(made.platform):
+        findings.add(
+            "spec.platform",
+            f"{made.platform[:80]!r} is no platform; write {{os}}/{{architecture}}, such as linux/amd64",
+        )
+    if made.HasField("dockerfile"):
+        _check_dockerfile(made, findings)
     if not 0 <= made.hints.gpus <= MAX_GPUS:
         findings.add("spec.hints.gpus", f"{made.hints.gpus} is not within 0 to {MAX_GPUS}")
     _check_provenance(made.provenance, findings)
@@ -150,6 +159,15 @@ def _check_python(spec: JobSpec, findings: Findings) -> None:
         environments.check(spec.python, findings)
 
 
+def _check_dockerfile(spec: JobSpec, findings: Findings) -> None:
+    if _from_image(spec):
+        findings.add("spec.dockerfile", "an image is built already; leave it unset")
+    if not spec.dockerfile.path:
+        findings.add("spec.dockerfile.path", "name the Dockerfile in the source tree")
+    for field, problem in dockerfiles.problems(spec.dockerfile):
+        findings.add(f"spec.dockerfile.{field}", problem)
+
+
 def _check_provenance(provenance: Provenance, findings: Findings) -> None:
     for part in ("git_commit", "git_remote", "git_branch", "platform"):
         _check_text(getattr(provenance, part), f"spec.provenance.{part}", findings)
@@ -183,6 +201,7 @@ def _sort(spec: JobSpec) -> None:
     if spec.HasField("python"):
         spec.python.wheels.sort(key=lambda wheel: wheel.filename)
         spec.python.editables.sort()
+        spec.python.system_packages.sort()
         if spec.python.HasField("lock"):
             spec.python.lock.extras.sort()
 

@@ -33,6 +33,7 @@ from towline.v1.jobs_pb2_grpc import JobServiceServicer
 from towline_registry.core import jobspecs, texts, versions
 from towline_registry.core.digests import Digest
 from towline_registry.core.retention import Retention
+from towline_registry.prebuilds import Prebuilds
 from towline_registry.queue_client import RunReferences
 from towline_registry.servicers.timestamps import timestamp
 from towline_registry.storage import aliases, blobs, jobs, removal, series
@@ -52,11 +53,13 @@ class JobServicer(JobServiceServicer):
     Args:
         engine: Where jobs are kept.
         runs: Knows which runs refer to them.
+        prebuilds: Is told of new versions; None: nobody wants to know.
     """
 
-    def __init__(self, engine: AsyncEngine, runs: RunReferences) -> None:
+    def __init__(self, engine: AsyncEngine, runs: RunReferences, prebuilds: Prebuilds | None) -> None:
         self._engine = engine
         self._runs = runs
+        self._prebuilds = prebuilds
 
     async def CreateJobVersion(
         self, request: CreateJobVersionRequest, context: grpc.ServicerContext
@@ -73,7 +76,10 @@ class JobServicer(JobServiceServicer):
             row, created = await jobs.add_version(connection, job, new, words)
             return CreateJobVersionResponse(job_version=_job_version(row), created=created)
 
-        return await idempotent(self._engine, requests, request, CreateJobVersionResponse, create)
+        response = await idempotent(self._engine, requests, request, CreateJobVersionResponse, create)
+        if response.created and self._prebuilds:
+            self._prebuilds.made(response.job_version.name)
+        return response
 
     async def GetJobVersion(
         self, request: GetJobVersionRequest, context: grpc.ServicerContext

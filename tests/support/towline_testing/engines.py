@@ -1,4 +1,4 @@
-"""Docker Engines of their own, beside the machine's: the nodes of a fleet."""
+"""Docker Engines of their own, beside the machine's: the nodes of a fleet, in tests and benchmarks."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def engines(count: int, image: str) -> Iterator[list[str]]:
 @contextmanager
 def _bridge(number: int) -> Iterator[str]:
     """Make a bridge for one engine: one that is told to have none takes that of the machine's engine away."""
-    name = f"towline-b{number}"
+    name = f"tl{os.getpid()}-{number}"  # 15 characters at most
     subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
     try:
         subprocess.run(["ip", "address", "add", f"10.213.{number}.1/24", "dev", name], check=True)
