@@ -14,6 +14,7 @@ import grpc
 from bench.images.subject import BASE, PYTHON, Subject
 from towline.v1 import artifacts_pb2, artifacts_pb2_grpc, jobs_pb2, runs_pb2
 from towline_agent.builder import BuildSettings, DockerImages, Ready
+from towline_agent.core.ownership import LABEL_MADE_BY
 from towline_agent.core.recipe import Indexes
 from towline_agent.engine.docker import DockerEngine
 from towline_agent.packages import Packages
@@ -37,13 +38,18 @@ class TowlineSide:
         engine: Where images are made.
         channel: To the registry service.
         images: The agent's builder.
+        builder: What marks the images that it makes.
     """
 
-    def __init__(self, engine: DockerEngine, channel: grpc.aio.Channel, images: DockerImages) -> None:
+    def __init__(
+        self, engine: DockerEngine, channel: grpc.aio.Channel, images: DockerImages, builder: str
+    ) -> None:
         self._engine = engine
         self._blobs = artifacts_pb2_grpc.BlobServiceStub(channel)
         self._images = images
-        self._made: list[str] = []
+        self._builder = builder
+        # Of another job's environments none is made, so what an earlier round has left helps nobody.
+        self._job = f"jobs/bench-images-{builder}"
 
     async def build(self, subject: Subject) -> tuple[float, runs_pb2.ImageOutcome.ValueType]:
         """Get the image of a subject; return the seconds that took, and how it was got.
@@ -57,13 +63,18 @@ class TowlineSide:
         seconds = time.perf_counter() - began
         if not isinstance(got, Ready):
             raise RuntimeError(f"not built: {got.failure.message}\n{got.failure.log_tail}")
-        self._made.append(got.facts.id)
         return seconds, got.outcome
 
     def remove(self) -> None:
-        """Remove the images that were made, all names of each."""
-        command = ["docker", "--host", self._engine.url, "rmi", "--force", *dict.fromkeys(self._made)]
-        subprocess.run(command, capture_output=True, check=False)
+        """Remove the images that were made, environments too."""
+        docker = ["docker", "--host", self._engine.url]
+        label = f"label={LABEL_MADE_BY}={self._builder}"
+        listing = [*docker, "images", "--quiet", "--filter", label]
+        made = subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
+        if made:  # newest first, so that nothing is left that was made from one that goes
+            subprocess.run(
+                [*docker, "rmi", "--force", *dict.fromkeys(made)], capture_output=True, check=False
+            )
 
     async def _spec(self, subject: Subject) -> runs_pb2.LaunchSpec:
         data = subject.archive()
@@ -77,9 +88,7 @@ class TowlineSide:
                 version=PYTHON, requirements=subject.requirements, complete=True
             ),
         )
-        return runs_pb2.LaunchSpec(
-            run=f"runs/{uuid4().hex}", job_version="jobs/bench-images/versions/v0", job=job
-        )
+        return runs_pb2.LaunchSpec(run=f"runs/{uuid4().hex}", job_version=f"{self._job}/versions/v0", job=job)
 
 
 @asynccontextmanager
@@ -114,7 +123,7 @@ async def opened(
     images = DockerImages(
         engine, Sources(registry, folder, ()), Packages(registry, folder, ()), settings, shared
     )
-    side = TowlineSide(engine, channel, images)
+    side = TowlineSide(engine, channel, images, settings.builder)
     try:
         yield side
     finally:

@@ -66,6 +66,7 @@ def test_a_job_is_built_and_its_runs_find_the_image(client: Client, command: Com
     assert (ended.attempts[0].image_outcome, ended.attempts[0].exit_code) == (REUSED, 3)
     again = json.loads(command("job", "build", "early", "--no-follow", "--json").stdout)
     assert client.runs.wait(again["name"]).attempts[0].image_outcome == REUSED
+    assert ended.name.removeprefix("runs/") in command("job", "delete", "early:v0", code=4).stderr
 
 
 def test_what_cannot_be_built_says_so(client: Client, command: Command) -> None:
@@ -74,6 +75,7 @@ def test_what_cannot_be_built_says_so(client: Client, command: Command) -> None:
     assert "towline-no-such-package" in failed.stdout
     assert "image build: " in failed.stderr and "towline-no-such-package" in failed.stderr
     assert "\n  | " not in failed.stderr, "its log is on standard output already"
+    command("job", "delete", "unbuildable:v0")  # that it was built once does not keep it
     assert "there is no job 'nobody'" in command("job", "build", "nobody", code=2).stderr
 
 

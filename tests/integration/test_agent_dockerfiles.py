@@ -1,6 +1,7 @@
 """Images that are built with a project's own Dockerfile, by both builders of a real engine."""
 
 import asyncio
+import json
 import re
 import subprocess
 from collections.abc import AsyncIterator
@@ -12,6 +13,8 @@ import pytest
 from towline.v1 import jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.builder import Ready
 from towline_agent.builders import BuilderChoice
+from towline_agent.core.ancestors import LABEL_ENVIRONMENT
+from towline_agent.core.ownership import LABEL_MADE_BY
 from towline_testing.agent import code_spec
 from towline_testing.builds import Builds, building, run_in, unique
 from towline_testing.container_registry import container_registry
@@ -116,6 +119,33 @@ async def test_a_step_that_fails_is_named(builds: Builds, builder: BuilderChoice
     assert re.search(rf"step `\[3/\d\] RUN echo alas; exit 7` of {PATH} failed: exit code 7\.", refused(got))
     assert isinstance(got, leases_pb2.AttemptResult)
     assert "\nalas\n" in got.failure.log_tail and b"\nalas\n" in builds.log.data
+
+
+async def test_the_base_stays_where_the_first_step_fails(builds: Builds) -> None:
+    """The classic builder's images of steps go with the build; it tells of them in the file's own words."""
+    base, container = f"towline-test:{uuid4().hex}", docker("create", base_image(), "true")
+    docker("commit", container, base)
+    docker("rm", container)
+    builds.images = builds.builder(dockerfile_builder=BuilderChoice.CLASSIC)
+    try:
+        got = await builds(await job(builds, f"from {base}\nRUN echo {builds.name}; exit 7\n", {}))
+        assert "exit code 7" in refused(got)
+        assert image_id(base)
+    finally:
+        docker("rmi", "--force", base)
+
+
+@BOTH
+async def test_no_dockerfile_makes_an_image_pass_for_an_environment(
+    builds: Builds, builder: BuilderChoice
+) -> None:
+    """Environments of other jobs would be made from it."""
+    builds.images = builds.builder(dockerfile_builder=builder)
+    text = f"{SMALL}LABEL {LABEL_ENVIRONMENT}=forged {LABEL_MADE_BY}=forged\n"
+    made = await builds(await job(builds, text, {"main.py": unique()}))
+    assert isinstance(made, Ready), (made, builds.log.data)
+    labels = json.loads(docker("inspect", "--format={{json .Config.Labels}}", made.facts.id))
+    assert labels[LABEL_ENVIRONMENT] == "" and labels[LABEL_MADE_BY] != "forged"
 
 
 async def test_what_cannot_be_built_says_why(builds: Builds) -> None:

@@ -73,8 +73,10 @@ async def node(machine: SmallEngine, tmp_path: Path) -> AsyncIterator[Node]:
         yield Node(machine, engine, tmp_path / "used")
     if containers := machine.docker("ps", "--all", "--quiet").split():
         machine.docker("rm", "--force", *containers)
-    if found := machine.docker("images", "--quiet").split():
-        machine.docker("rmi", "--force", *dict.fromkeys(found))
+    # By their names: one that others are made of cannot go by its id before them, and goes with the last.
+    if named := [name for name in machine.names() if not name.endswith("<none>")]:
+        machine.docker("rmi", "--force", *named)
+    machine.docker("image", "prune", "--force")
 
 
 async def test_images_beyond_the_budget_go_by_their_last_use_and_others_stay(node: Node) -> None:
@@ -146,6 +148,20 @@ async def test_whoever_looks_for_an_image_that_is_being_removed_finds_none(node:
         assert await looking is None
 
 
+async def test_what_has_got_another_name_since_it_was_listed_stays_and_so_does_who_got_its_name(
+    node: Node,
+) -> None:
+    nameless = node.made("towline/job:a", 1)
+    node.made("towline/job:a", 1)
+    node.made("towline/job:b", 1)
+    going = await node.cache(None).leaving()
+    assert len(going) == 3
+    node.machine.docker("tag", nameless, "mine:latest")
+    node.machine.image("towline/job:a", 1)
+    assert [await one.go() for one in going].count(True) == 1
+    assert node.machine.names() - {"<none>:<none>"} == {"mine:latest", "towline/job:a"}
+
+
 async def test_what_was_pulled_goes_and_what_was_there_before_stays(
     node: Node, images: ContainerRegistry
 ) -> None:
@@ -159,6 +175,32 @@ async def test_what_was_pulled_goes_and_what_was_there_before_stays(
     node.used = UsedImages(node.folder)
     await node.cache(0).tidy()
     assert node.machine.names() == {f"{repository}:there"}
+
+
+async def test_what_was_pulled_goes_once_its_tag_has_moved_on(node: Node, images: ContainerRegistry) -> None:
+    engine, reference = noting(node.engine, node.used), f"{images.repository()}:moves"
+    for _ in range(2):
+        images.push("towline/images", "moves", uuid4().bytes)
+        await engine.pull(reference, lambda _: None)
+    assert len(await node.engine.store().images()) == 2
+    await node.cache(0).tidy()
+    assert await node.engine.store().images() == []
+
+
+async def test_what_was_just_pulled_or_made_for_a_run_stays_until_that_has_found_it(
+    node: Node, images: ContainerRegistry
+) -> None:
+    engine, reference = noting(node.engine, node.used), f"{images.repository()}:pulled"
+    images.push("towline/images", "pulled", uuid4().bytes)
+    with node.used.preparing():
+        await engine.pull(reference, lambda _: None)
+        container = await node.engine.create("towline-test", {"Image": reference, "Cmd": ["nothing"]})
+        await engine.commit(container, "towline/job:made", {"Labels": {LABEL_MADE_BY: node.instance}})
+        await node.engine.remove(container)
+        await node.cache(0).tidy()
+        assert node.machine.names() == {reference, "towline/job:made"}
+    await node.cache(0).tidy()
+    assert node.machine.names() == set()
 
 
 async def test_the_name_that_a_killed_push_left_goes_and_that_of_one_which_goes_on_stays(node: Node) -> None:
@@ -187,6 +229,7 @@ async def test_a_disk_that_fills_up_is_cleaned_and_then_no_runs_are_taken(node: 
     looked = {disk.path: disk for disk in await disks.look()}
     data = str(node.machine.disk / "data")
     assert set(looked) == {data, str(tmp_path)}
+    assert [disk.path for disk in looked.values() if disk.clears] == [data]
     assert looked[data].total < 160 * MIB < looked[str(tmp_path)].total
 
     for name in ("a", "b"):
@@ -220,6 +263,14 @@ async def test_the_disk_of_an_engine_that_is_elsewhere_is_not_taken_for_one_of_t
     for _ in range(2):
         assert [disk.path for disk in await disks.look()] == [str(tmp_path)]
     assert caplog.text.count("nobody watches the disk of the Docker Engine") == 1
+
+
+async def test_the_disk_of_an_engine_that_the_agent_may_not_look_at_is_not_watched(tmp_path: Path) -> None:
+    async def roots() -> list[str]:
+        return ["/" + "x" * 300]  # as one in a closed folder, it cannot be looked at by root either
+
+    (disk,) = await Disks(tmp_path, "unix:///docker.sock", roots).look()
+    assert (disk.path, disk.clears) == (str(tmp_path), True)
 
 
 async def test_an_agent_that_has_no_room_offers_nothing_and_says_why(

@@ -15,6 +15,7 @@ from towline_testing.agent import code_spec, launch_spec
 from towline_testing.builds import Builds, always, building, run_in, unique
 from towline_testing.engine import base_image, docker, inspect
 from towline_testing.postgres import PostgresServer
+from towline_testing.waiting import eventually
 
 pytestmark = pytest.mark.docker
 
@@ -101,3 +102,24 @@ async def test_downloads_that_were_used_longest_ago_go_where_there_are_too_many(
     # What is left is a cache as good as any.
     await build(builds, images, "six==1.16.0")
     assert cached(volume) == {"six"}
+
+
+async def test_downloads_of_a_build_that_goes_on_stay_and_nobody_waits_for_it(
+    builds: Builds, volume: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = builds.builder(cache_volume=volume)
+    monkeypatch.setattr("towline_agent.download_cache._AGAIN_AFTER_S", 0.0)
+    await build(builds, images, "six==1.16.0")
+    # As uv does while it installs.
+    holds = ("flock", "--shared", "/c/.lock", "sleep", "120")
+    holder = docker("run", "--detach", "--init", f"--volume={volume}:/c", base_image(), *holds)
+    try:
+        eventually(lambda: len(docker("top", holder).splitlines()) == 4)  # it has started its program
+        downloads = DownloadCache(builds.engine, images.installations, 2**30)
+        await downloads.empty()
+        # One that waits for it would find it ended by now.
+        assert cached(volume) == {"six"}
+    finally:
+        docker("rm", "--force", holder)
+    await downloads.empty()
+    assert cached(volume) == set()

@@ -11,7 +11,7 @@ from towline_agent.core.recipe import Indexes
 from towline_agent.core.system_packages import Mirrors
 from towline_testing.agent import code_spec
 from towline_testing.builds import Builds, authorities, building, exported, run_in, unique
-from towline_testing.engine import docker
+from towline_testing.engine import base_image, docker
 from towline_testing.guarded import Guarded, guarded
 from towline_testing.postgres import PostgresServer
 from towline_testing.wheels import simple_index
@@ -75,13 +75,19 @@ async def test_an_index_that_does_not_let_the_agent_in_is_told(builds: Builds, i
         assert index.password not in got.failure.message + builds.log.data.decode()
 
 
+def _server_of_packages() -> str:
+    """Which server the base image's own sources name, "http://host"."""
+    found = run_in(base_image(), "grep", "-rhoE", "https?://[^/ ]+", "/etc/apt")
+    return found.splitlines()[0]
+
+
 async def test_system_packages_come_from_the_agents_mirror(builds: Builds, index: Guarded) -> None:
-    index.behind = "http://deb.debian.org"
+    index.behind = _server_of_packages()
     builds.images = builds.builder(
         ca_bundle=authorities(index.authority),
         network="host",
         cache_volume="",
-        mirrors=Mirrors({"http://deb.debian.org": index.url()}),
+        mirrors=Mirrors({index.behind: index.url()}),
     )
     job = code_spec(*await builds.source(main_py=unique()))
     job.python.system_packages.append("towline-not-there")

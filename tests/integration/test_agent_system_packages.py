@@ -8,10 +8,9 @@ import pytest
 
 from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.builder import Ready
-from towline_agent.core.ownership import LABEL_MADE_BY
 from towline_testing.agent import code_spec
 from towline_testing.builds import Builds, always, building, run_in, unique
-from towline_testing.engine import PYTHON, base_image, docker
+from towline_testing.engine import PYTHON, base_image, docker, remove_images
 from towline_testing.postgres import PostgresServer
 
 pytestmark = pytest.mark.docker
@@ -71,9 +70,8 @@ async def test_a_base_image_without_python_gets_one_of_its_distribution(builds: 
         assert run_in(got.facts.id, "python", "-c", "import six; print(six.__version__)") == "1.17.0"
         assert f"towline: system packages: python{PYTHON}\n".encode() in builds.log.data
     finally:
-        builds.made.clear()
-        made = docker("images", "--quiet", f"--filter=label={LABEL_MADE_BY}={builds.name}").split()
-        docker("rmi", "--force", *dict.fromkeys(made), f"{name}:1")
+        remove_images(builds.name)
+        docker("rmi", "--force", f"{name}:1")
 
 
 async def test_a_platform_that_the_engine_has_not_is_told(builds: Builds) -> None:

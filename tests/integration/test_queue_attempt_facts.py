@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from sqlalchemy import text
 
+from towline.service.postgres import connecting, transaction
 from towline.v1 import leases_pb2, logs_pb2, runs_pb2
 from towline_testing.fake_agent import FakeAgent
 from towline_testing.lease_world import LeaseWorld, lease_world
@@ -67,6 +69,19 @@ async def test_facts_of_an_attempt_are_there_while_it_goes_on_and_afterwards(wor
     assert (ended.times.image_time, ended.times.first_output_time) == (there, first)
     listed = await world.service.runs.ListRuns(runs_pb2.ListRunsRequest())
     assert list(listed.runs[0].attempts) == [ended]
+
+
+async def test_when_a_program_printed_first_is_not_guessed(world: LeaseWorld) -> None:
+    """A replica of the version before has stored the first bytes, and says nothing of when that was."""
+    async with FakeAgent(slots=1).connected(world.service.channel) as session:
+        await session.beat()
+        name = await world.submit()
+        grant = await session.next_accepted()
+        await _append(world, grant, 0, b"first", logs_pb2.LOG_STREAM_OUTPUT)
+        async with connecting(world.database_url) as engine, transaction(engine) as connection:
+            await connection.execute(text("UPDATE queue.log_streams SET first_time = NULL"))
+        await _append(world, grant, 5, b"second", logs_pb2.LOG_STREAM_OUTPUT)
+        assert not (await world.get(name)).attempts[0].times.HasField("first_output_time")
 
 
 async def test_an_image_that_could_not_be_had_tells_what_was_done(world: LeaseWorld) -> None:

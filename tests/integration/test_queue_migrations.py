@@ -154,6 +154,15 @@ async def test_runs_of_every_state_are_carried_over(empty_database_url: str) -> 
             assert await attempts.accept(opened, [AttemptKey("runs/running", 3)])
 
 
+async def test_a_replica_of_the_version_before_can_tell_how_attempts_go_on(empty_database_url: str) -> None:
+    """Its attempt_progress.sql has all columns of a lease beside these, and reads each by its name alone."""
+    own = "takes, seq, told, doing, outcome, image, prepared, started, position, is_news"
+    beside = ", ".join(f"0 AS {name}" for name in own.split(", "))
+    async with migrated_from(empty_database_url, "0004", ()) as now:
+        read = f"SELECT {own} FROM (SELECT {beside}, lease.* FROM queue.leases AS lease) AS current"
+        assert await now.rows(read) == []
+
+
 async def test_names_compare_by_their_bytes_and_tables_keep_room(empty_database_url: str) -> None:
     """What no comparison of definitions sees."""
     async with migrated_from(empty_database_url, "0002", ()) as now:

@@ -137,6 +137,9 @@ def test_nothing_to_run_and_wrong_options_are_told(track):
     assert (unnamed.returncode, unnamed.stdout) == (2, "")
     assert "--name: 'jobs/a b' is not the name of a job" in unnamed.stderr
     assert "--config-file: 'a.json': write FILE or NAME=FILE, each name once" in wrong.stderr
+    no_package = track("--system-package", "Not One", "--", "echo", "ran")
+    assert (no_package.returncode, no_package.stdout) == (2, "")
+    assert "--system-package: 'Not One' is no name of a Debian package" in no_package.stderr
     assert "COMMAND" in track("--help").stdout
 
 

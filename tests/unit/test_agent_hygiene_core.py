@@ -1,5 +1,7 @@
 """What goes first when room is needed, what never goes, and when a node takes no runs."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,6 +102,13 @@ def test_nothing_ever_goes_before_what_was_made_from_it_nor_while_that_is_in_use
         (["python@sha256:" + "0" * 64], ["python@sha256:" + "0" * 64], True),
         (["python:3.11-slim", "base:mine"], ["python:3.11-slim"], False),
         (["python:3.12-slim"], ["python:3.11-slim"], False),
+        (["towline/python:3.11"], [], False),
+        (["python:3.11-slim", "towline/python:3.11"], ["python:3.11-slim"], False),
+        (["images.example:5000/ours:mine"], [], False),
+        (["images.example:5000/ours@sha256:" + "0" * 64], [], True),
+        (["python@sha256:" + "0" * 64], ["python:3.11-slim"], True),
+        (["other@sha256:" + "0" * 64], ["python:3.11-slim"], False),
+        (["python@sha256:" + "0" * 64], ["python@sha256:" + "1" * 64], False),
     ],
 )
 def test_only_images_whose_every_name_is_the_agents_doing_may_go(
@@ -126,6 +135,10 @@ def test_a_twentieth_of_a_disk_is_kept_free_and_10_gib_at_most_unless_set() -> N
     assert space.shortage([disk(12), disk(4)], None) == 6 * GIB
     assert space.shortage([disk(12)], None) == 0
     assert space.shortage([disk(0)], 0) == 0
+    # Images are not on the agent's own disk: that they go would help nobody.
+    own = replace(disk(1, path="/home/agent"), clears=False)
+    assert space.shortage([disk(12), own], None) == space.shortage([own], None) == 0
+    assert "/home/agent" in space.lacking([disk(12), own], None, "")
     assert space.lacking([disk(0)], 0, "") == ""
 
 

@@ -82,8 +82,8 @@ The following NEW packages will be installed:
   cowsay hello libtext-charwidth-perl sl
 1 upgraded, 3 newly installed, 0 to remove and 133 not upgraded.
 Need to get 30.9 kB/97.1 kB of archives.
-Get:1 http://deb.debian.org/debian bookworm/main amd64 libtext-charwidth-perl amd64 0.04-11 [9496 B]
-Get:2 http://deb.debian.org/debian bookworm/main amd64 cowsay all 3.03+dfsg2-8 [21.4 kB]
+Get:1 http://deb.debian.example/debian bookworm/main amd64 libtext-charwidth-perl amd64 0.04-11 [9496 B]
+Get:2 http://deb.debian.example/debian bookworm/main amd64 cowsay all 3.03+dfsg2-8 [21.4 kB]
 Fetched 30.9 kB in 0s (420 kB/s)
 (Reading database ... 6089 files and directories currently installed.)
 Preparing to unpack .../hello_2.10-3_amd64.deb ...

@@ -206,3 +206,10 @@ def test_of_a_log_without_newlines_little_is_held_back_and_no_credential_shows(b
     assert held < 64 * 1024 + 100
     shown += redactor.end()
     assert shown == log.replace(b"me:s3cret", b"****").replace(b"s3cret", b"****")
+
+
+def test_a_secret_that_is_longer_than_what_is_held_of_a_line_does_not_show() -> None:
+    secret = b"s" * 70_000
+    redactor = Redactor({secret})
+    shown = b"".join(redactor.feed(secret[start : start + 1000]) for start in range(0, len(secret), 1000))
+    assert shown + redactor.feed(b"\n") + redactor.end() == b"****\n"

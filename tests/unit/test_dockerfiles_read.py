@@ -87,6 +87,13 @@ def test_what_a_dockerfile_needs(
         ("FROM a AS one\nFROM b\n", build(target="two"), "it has no stage 'two'; it has one, 1"),
         ("FROM a\n", build(target="1"), "it has no stage '1'; it has 0"),
         ("FROM a\nRUN <<EOF\nx\n", build(), "on line 2: unterminated heredoc"),
+        ("FROM a\nRUN " + "[" * 5000 + "\n", build(), "recursion"),
+        ("FROM " + "${A:-" * 600 + "x" + "}" * 600 + "\n", build(), "recursion|failed to process"),
+        (
+            "".join(f"ARG A{at}=xx${{A{at - 1}}}${{A{at - 1}}}\n" for at in range(60)) + "FROM $A59\n",
+            build(),
+            "line 11: a value of more than 4096 characters; shorten it",
+        ),
     ],
 )
 def test_what_is_no_dockerfile_says_where(text: str, how: jobs_pb2.DockerfileBuild, problem: str) -> None:
@@ -261,6 +268,16 @@ def test_what_the_classic_builder_tells() -> None:
     assert output.images == ["cccccccccccc"], "neither the base, nor what was there, nor the image itself"
 
 
+@pytest.mark.parametrize("line", ["from a", "FROM\ta AS b", "From --platform=linux/amd64 a"])
+def test_the_base_is_never_what_the_classic_builder_has_left(line: str) -> None:
+    """It tells of steps in the Dockerfile's own words, and what it has left is removed."""
+    output = ClassicOutput()
+    for said in (f"Step 1/2 : {line}", "\n", " ---> aaaaaaaaaaaa\n", "Step 2/2 : RUN x", "\n"):
+        list(output.feed({"stream": said}))
+    list(output.feed({"error": "The command 'x' returned a non-zero code: 1"}))
+    assert not output.images
+
+
 @pytest.mark.parametrize(
     ("step", "why", "message"),
     [
@@ -285,6 +302,9 @@ def test_what_is_in_a_secret_is_masked() -> None:
     redactor = Redactor(words_of(b"machine index.example\n  login ada password correct-horse\nab\n"))
     shown = redactor.feed(b"x correct-horse y\nlogin ada password correct-horse\nab ada\n") + redactor.end()
     assert shown == b"x **** y\n****\nab ada\n"
+    secret = b'password = p@ss:w0rd\n{"key":"ab/cd+ef=gh"}\ntoken=x:y/z;1,2\n'
+    redactor = Redactor(words_of(secret))
+    assert redactor.clean(b"a p@ss:w0rd b ab/cd+ef=gh c x:y/z;1,2") == b"a **** b **** c ****"
 
 
 @pytest.mark.parametrize(

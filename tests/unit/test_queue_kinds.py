@@ -156,7 +156,9 @@ def test_images_are_built_as_the_queue_lets_submissions_say() -> None:
     other = jobs_pb2.DockerfileBuild(path="other")
     assert built(plain, other, lets) == built(version, other, lets) == other
     image = jobs_pb2.JobVersion(spec=jobs_pb2.JobSpec(image=jobs_pb2.ImageSource(reference="a")))
+    many = jobs_pb2.DockerfileBuild(build_args={f"C{number}": "" for number in range(63)})
     for of, asked, queue, field, problem in (
+        (version, many, lets, "run.dockerfile.build_args", "65 are too many"),
         (version, argument, queues_pb2.QueueSpec(), "run.dockerfile", "dockerfile_override"),
         (plain, argument, lets, "run.dockerfile.path", "the job has no Dockerfile"),
         (image, other, lets, "run.dockerfile", "the job is an image"),

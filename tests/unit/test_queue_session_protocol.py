@@ -79,6 +79,22 @@ def test_why_an_agent_takes_no_runs_is_stored_when_it_is_another_reason_and_neve
     assert max(map(len, stored)) == 1024
 
 
+def test_an_agent_that_takes_runs_again_gets_them_once_its_row_is_written():
+    """A claim would pass over a row that is locked, and the agent would wait for its next heartbeat."""
+    session = Driven()
+    session.say(heartbeat=leases_pb2.Heartbeat(seq=1, withheld="full"))
+    session.tell(on.Renewed(Renewal(False, [])))
+    session.tell(on.Withheld())
+    session.say(heartbeat=leases_pb2.Heartbeat(seq=2, free_slots=2))
+    assert isinstance(session.tell(on.Renewed(Renewal(False, []))), on.Withhold)
+    assert (session.sent[-1].renewed.ack_seq, session.woken) == (2, 0)
+    assert session.tell(on.Withheld()) is None
+    assert session.woken == 1
+    session.say(heartbeat=leases_pb2.Heartbeat(seq=3, free_slots=1))
+    session.tell(on.Renewed(Renewal(False, [])))
+    assert session.woken == 2
+
+
 def test_a_second_call_never_begins_before_the_first_is_answered():
     session = Driven()
     session.say(heartbeat=leases_pb2.Heartbeat(seq=1))

@@ -2,8 +2,9 @@
 
 import pytest
 
-from towline.capture.system_packages import checked, image_platform, of_project
+from towline.capture.system_packages import image_platform, of_project
 from towline.errors import InvalidArgument
+from towline.requests.system import checked
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,8 @@ from towline.errors import InvalidArgument
         ({"apt.txt": "tree", "packages.txt": "ffmpeg"}, ("tree",), "from apt.txt: tree"),
         ({"packages.txt": "tree=2.1.0-1+b1\ntree=2.1.0-1+b1"}, ("tree=2.1.0-1+b1",), "from packages.txt"),
         ({"packages.txt": "numpy>=2\n"}, (), "'numpy>=2' is no name of one"),
+        ({"apt.txt": "g++ libc6-"}, (), "'libc6-' is no name of one"),  # which apt-get would remove
+        ({"apt.txt": "g++=4:12-"}, (), "'g++=4:12-' is no name of one"),
         ({"packages.txt": "# nothing yet\n"}, (), ""),
         ({"apt.txt": b"\xff"}, (), ""),
     ],

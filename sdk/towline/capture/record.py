@@ -14,8 +14,9 @@ from towline.capture.environment import Environment
 from towline.capture.locks import LockFile, read_lock
 from towline.capture.roots import Root, root_of_command
 from towline.capture.source import Snapshot, take_snapshot
-from towline.capture.system_packages import checked, image_platform
+from towline.capture.system_packages import image_platform
 from towline.errors import InvalidArgument
+from towline.requests.system import checked
 
 if TYPE_CHECKING:
     from towline.client import AsyncClient, Progress

@@ -1,14 +1,12 @@
 """Packages of a distribution that a project says it needs, and the platform that it was recorded on."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from towline.errors import InvalidArgument
 from towline.requests.system import is_package
 
-__all__ = ["FILES", "Listed", "checked", "image_platform", "of_project"]
+__all__ = ["FILES", "Listed", "image_platform", "of_project"]
 
 FILES: Final = ("apt.txt", "packages.txt")
 """Files in the root of a project that list such packages, one a line, by preference."""
@@ -41,17 +39,6 @@ def of_project(root: Path) -> Listed:
             packages = tuple(sorted(set(words)))
             return Listed(packages, (f"system packages from {name}: {', '.join(packages)}",))
     return Listed()
-
-
-def checked(packages: Iterable[str], field: str) -> tuple[str, ...]:
-    """Return system packages that somebody asks for, in order; InvalidArgument if one is no name of one."""
-    found = tuple(sorted(set(packages)))
-    for package in found:
-        if not is_package(package):
-            raise InvalidArgument.field(
-                field, f"{package[:80]!r} is no name of a Debian package; write ffmpeg or ffmpeg=7:5.1"
-            )
-    return found
 
 
 def image_platform(machine: str) -> str:

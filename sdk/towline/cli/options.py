@@ -235,7 +235,8 @@ Platform: TypeAlias = Annotated[
     typer.Option(
         "--platform",
         metavar="OS/ARCH",
-        help="Platform of the image, such as linux/arm64, or any; by default that of where it is recorded.",
+        help="Platform of the image, such as linux/arm64, or any; by default that of a recorded environment, "
+        "else any.",
     ),
 ]
 Extras: TypeAlias = Annotated[

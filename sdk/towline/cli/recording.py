@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 from towline.capture import capture_command, config_files, results
 from towline.capture.dockerfiles import DockerfileWish
 from towline.capture.locks import LockFile
-from towline.capture.system_packages import checked
 from towline.cli import yaml_files
 from towline.cli.connection import connect
 from towline.cli.submission import author
 from towline.cli.values import pairs
 from towline.client import shorthand
 from towline.errors import InvalidArgument, NotFound
+from towline.requests.system import checked
 from towline.v1 import jobs_pb2
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def from_folder(command: Sequence[str], job: str, given: Given) -> jobs_pb2.Crea
         job: Its name; empty: made from the script's.
         given: What goes over what was found.
     """
+    wish = given.dockerfile_wish  # what is wrong with it is told before anything is recorded
     with capture_command(command, Path.cwd(), lock=given.lock_file) as found:
-        captured = found.built_with(given.dockerfile_wish)
+        captured = found.built_with(wish)
         for warning in captured.warnings:
             sys.stderr.write(f"{warning}\n")
         with connect() as client:

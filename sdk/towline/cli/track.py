@@ -88,7 +88,8 @@ def run(command: Sequence[str], options: Options) -> int:
     is told in one line.
 
     Raises:
-        InvalidArgument: There is no command, the job's name is none, or a file is named twice.
+        InvalidArgument: There is no command, the job's name or a system package is none, or a file or a build
+            argument is named twice.
     """
     if not command:
         raise InvalidArgument.field("command", "there is none; write towline track -- python SCRIPT …")
@@ -96,6 +97,10 @@ def run(command: Sequence[str], options: Options) -> int:
         names.job(f"jobs/{options.job.removeprefix('jobs/')}", "--name")
     files = _files(options.config_files)
     arguments = _build_args(options.build_args)
+    if options.system_packages:
+        from towline.requests.system import checked
+
+        checked(options.system_packages, "--system-package")
     if os.environ.get(environment.CONFIG) or environment.why_not_recorded(None):
         _become(command)  # in a container, or below another recording, there is nothing to do
     spool = _spool()

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from towline.errors import InvalidArgument
 from towline.v1 import jobs_pb2
 
-__all__ = ["overridden", "problems"]
+__all__ = ["check", "overridden", "problems"]
 
 MAX_PATH_CHARACTERS: Final = 1024
 MAX_ARGS: Final = 64
@@ -41,6 +42,12 @@ def problems(build: jobs_pb2.DockerfileBuild) -> Iterator[tuple[str, str]]:
             )
     if build.target and not (len(build.target) <= MAX_TARGET_CHARACTERS and _TARGET.fullmatch(build.target)):
         yield "target", f"{build.target[:80]!r} is no stage; write its name (FROM … AS name) or number"
+
+
+def check(build: jobs_pb2.DockerfileBuild, field: str) -> None:
+    """Check how an image is to be built; InvalidArgument names the part of `field` that is wrong."""
+    for name, problem in problems(build):
+        raise InvalidArgument.field(f"{field}.{name}", problem)
 
 
 def overridden(job: jobs_pb2.DockerfileBuild, given: jobs_pb2.DockerfileBuild) -> jobs_pb2.DockerfileBuild:

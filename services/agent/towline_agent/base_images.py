@@ -28,6 +28,12 @@ class BaseImages:
         self._candidates = candidates
         self._platform = ""
 
+    async def platform(self) -> str:
+        """Return what the engine runs and builds for, such as "linux/amd64"."""
+        # An engine keeps its platform: what is asked before every run is asked once.
+        self._platform = self._platform or await self._engine.platform()
+        return self._platform
+
     async def elsewhere(self, wanted: str) -> leases_pb2.AttemptResult | None:
         """Return the result of an attempt that wants a platform which the engine has not; None: it has.
 
@@ -36,8 +42,7 @@ class BaseImages:
         """
         if not wanted:
             return None
-        # An engine keeps its platform: what is asked before every run is asked once.
-        has = self._platform = self._platform or await self._engine.platform()
+        has = await self.platform()
         if serves(has, wanted):
             return None
         return failed(

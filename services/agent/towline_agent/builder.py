@@ -93,7 +93,8 @@ class DockerImages:
         base = await self._bases.base(spec, tell)
         if isinstance(base, leases_pb2.AttemptResult):
             return base
-        key = environment_key(spec.job.python, base.facts, self._installations.settings.indexes)
+        settings = self._installations.settings
+        key = environment_key(spec.job.python, base.facts, settings.indexes, settings.channels)
         build = Build(spec, base.facts, key, log, tell)
         digest = keys.job_digest(key, keys.source_id(spec.job), spec.job.python.editables)
 

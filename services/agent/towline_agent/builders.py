@@ -35,13 +35,6 @@ class Builders:
         self._engine = engine
         self._choice = choice
         self._network = network
-        self._platform = ""
-
-    async def platform(self) -> str:
-        """Return what they build for, such as "linux/amd64"."""
-        # An engine keeps its platform, and what is there is looked up before every run.
-        self._platform = self._platform or await self._engine.platform()
-        return self._platform
 
     async def choose(self, needs_buildkit: str) -> BuildEngine:
         """Return the builder for a Dockerfile.

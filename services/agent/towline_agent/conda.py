@@ -8,6 +8,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Final
 
+from towline.errors import InvalidArgument
 from towline_agent import conda_install
 from towline_agent.core.conda import Channels, logins_file
 from towline_agent.engine.port import ContainerId, Engine
@@ -15,6 +16,7 @@ from towline_agent.engine.port import ContainerId, Engine
 __all__ = ["activation", "program_files", "program_trees"]
 
 _ACTIVATION: Final = str(conda_install.ACTIVATION)
+_MOST_BYTES: Final = 1024**2
 
 
 def program_files(channels: Channels) -> Mapping[str, bytes]:
@@ -29,9 +31,29 @@ def program_trees() -> Mapping[str, Path]:
 
 
 async def activation(engine: Engine, container: ContainerId) -> tuple[str, ...]:
-    """Return what activating the environment in a container sets, "NAME=value" each."""
-    data = b"".join([chunk async for chunk in engine.get_archive(container, _ACTIVATION)])
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        (file,) = archive.getmembers()
-        values: dict[str, str] = json.loads(archive.extractfile(file).read())  # type: ignore[union-attr]  # a file
+    """Return what activating the environment in a container sets, "NAME=value" each.
+
+    Raises:
+        InvalidArgument: Something else has written over it: what an installation runs may write anywhere.
+    """
+    data = bytearray()
+    async for chunk in engine.get_archive(container, _ACTIVATION):
+        data += chunk
+        if len(data) > _MOST_BYTES:
+            raise _damaged()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            file = archive.extractfile(archive.getmembers()[0])
+            values = json.loads(file.read()) if file else None
+    except (tarfile.TarError, ValueError, KeyError, IndexError, RecursionError):
+        raise _damaged() from None
+    if not isinstance(values, dict):
+        raise _damaged()
     return tuple(f"{name}={value}" for name, value in values.items())
+
+
+def _damaged() -> InvalidArgument:
+    return InvalidArgument(
+        f"a package of the environment has changed {_ACTIVATION}, which tells what activating it sets",
+        reason="INVALID_ACTIVATION",
+    )

@@ -13,6 +13,7 @@ from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.base_images import BaseImages
 from towline_agent.builders import Builders
 from towline_agent.core import contexts, dockerfile, keys
+from towline_agent.core.ancestors import LABEL_ENVIRONMENT
 from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import failed
 from towline_agent.core.ownership import made_labels
@@ -28,6 +29,8 @@ from towline_agent.telling import Tell
 __all__ = ["DockerfileImages"]
 
 _MOST_KNOWN: Final = 256
+# Of one Dockerfile: the texts of those that are known stay in memory.
+_MOST_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class DockerfileImages:
         try:
             async with AsyncExitStack() as stack:
                 trees: list[_Tree] = []
-                platform = await self._builders.platform()
+                platform = await self._bases.platform()
                 contents = self._known.get(_asked(spec))
                 if contents is None:
                     trees.append(await stack.enter_async_context(self._tree(spec, platform, tell)))
@@ -143,7 +146,9 @@ class DockerfileImages:
             dockerfile=path,
             build_args=spec.dockerfile.build_args,
             target=spec.dockerfile.target,
-            labels=made_labels(self._settings.builder, f"sha256:{digest}", spec.job_version),
+            # What its base or its own text says of environments must not make one of it: see core.ancestors.
+            labels=made_labels(self._settings.builder, f"sha256:{digest}", spec.job_version)
+            | {LABEL_ENVIRONMENT: ""},
             network=self._settings.network,
             secrets={name: file for name, file in self._settings.secrets.items() if name in needs.secrets},
         )
@@ -180,8 +185,11 @@ def _look_into(archive: Path, context: Path, build: jobs_pb2.DockerfileBuild, pl
 
 
 def _text(find: Callable[[str], bytes], path: str) -> str:
+    content = find(path)
+    if len(content) > _MOST_BYTES:
+        raise InvalidArgument(f"{path} is too large for a Dockerfile", reason="INVALID_DOCKERFILE")
     try:
-        return find(path).decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidArgument(f"{path}: it is no UTF-8 text", reason="INVALID_DOCKERFILE") from None
 

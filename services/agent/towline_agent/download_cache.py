@@ -19,6 +19,8 @@ __all__ = ["DownloadCache"]
 _log = logging.getLogger(__name__)
 _EVERY_S: Final = 3600.0
 _FIRST_AFTER_S: Final = 600.0
+# Where a build that went on has kept it all.
+_AGAIN_AFTER_S: Final = 300.0
 
 
 class DownloadCache:
@@ -62,6 +64,7 @@ class DownloadCache:
         except NotFound:  # the image went at this moment
             return
         if refused is not None:
+            self._next_s[most_bytes] = time.monotonic() + _AGAIN_AFTER_S
             _log.warning("what builds have downloaded stays: %s", refused.failure.log_tail)
             return
         size = log.text.rpartition(CACHE_IS)[2].strip()

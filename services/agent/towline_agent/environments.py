@@ -10,6 +10,7 @@ from towline_agent import conda
 from towline_agent.builds import Build
 from towline_agent.core import ancestors, keys, recipe
 from towline_agent.core.ancestors import Ancestor
+from towline_agent.core.conda import Channels
 from towline_agent.core.containers import ImageFacts
 from towline_agent.core.image_steps import Step
 from towline_agent.engine.port import Engine
@@ -131,7 +132,7 @@ class Environments:
 
 
 def environment_key(
-    python: jobs_pb2.PythonEnvironment, base: ImageFacts, indexes: recipe.Indexes
+    python: jobs_pb2.PythonEnvironment, base: ImageFacts, indexes: recipe.Indexes, channels: Channels
 ) -> keys.EnvironmentKey:
     """Name an environment as its job was recorded: what its lock lists, only the source tree tells."""
     return keys.EnvironmentKey(
@@ -142,7 +143,7 @@ def environment_key(
         uv_version=version("uv"),
         wheels=tuple(keys.wheel_id(wheel) for wheel in python.wheels),
         complete=python.complete,
-        lock=keys.lock_id(python),
+        lock=keys.lock_id(python, channels.id),
         system_packages=tuple(sorted(set(python.system_packages))),
     )
 

@@ -66,20 +66,24 @@ class Disks:
         return await asyncio.to_thread(self._measure, await self._roots())
 
     def _measure(self, roots: Sequence[str]) -> list[Disk]:
-        seen = [root for root in roots if self._here and Path(root).is_dir()]
+        # Not Path.is_dir: that raises where a folder above it is closed to the agent's user.
+        seen = [root for root in roots if self._here and os.path.isdir(root)]  # noqa: PTH112
         if not seen and not self._told:
             self._told = True
             _log.warning(
-                "nobody watches the disk of the Docker Engine: %s is not on this machine; "
-                "an agent in a container needs that folder at the same place",
+                "nobody watches the disk of the Docker Engine: the agent does not see %s; "
+                "one in a container needs that folder at the same place",
                 ", ".join(roots),
             )
         places = [(root, "its Docker Engine keeps its data") for root in seen]
         found: dict[int, Disk] = {}
-        for path, holds in [*places, (str(self._data_dir), "it keeps its own data")]:
+        own = str(self._data_dir)
+        for path, holds in [*places, (own, "it keeps its own data")]:
             has = os.statvfs(path)
             free, total = has.f_bavail * has.f_frsize, has.f_blocks * has.f_frsize
-            found.setdefault(Path(path).stat().st_dev, Disk(path, holds, free, total))
+            # Where the engine's is not seen, the agent's own may be the same.
+            disk = Disk(path, holds, free, total, clears=path != own or not seen)
+            found.setdefault(Path(path).stat().st_dev, disk)
         return list(found.values())
 
 
@@ -126,7 +130,7 @@ class Hygiene:
             _log.warning("no runs are taken: %s", lacking) if lacking else _log.info("runs are taken again")
             self._lacking = lacking
             self._changed(lacking)
-        if lacking:
+        if lacking and space.shortage(disks, self._keep_free):
             await self._caches.last()
 
     async def _make_room(self) -> list[Disk]:

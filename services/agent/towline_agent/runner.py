@@ -162,7 +162,8 @@ class Runner:
         ended = attempt.lease.exit
         if ended is None:
             result = _judge(attempt)
-            result.log_size = await self._output_log(attempt).position() if attempt.lease.begun else 0
+            printed = attempt.lease.begun or attempt.spec.build_only
+            result.log_size = await self._output_log(attempt).position() if printed else 0
             return result
         problem = "The run's container was removed from the engine before its outputs were kept."
         writer = self._output_log(attempt)

@@ -95,7 +95,7 @@ class AgentSettings(ServiceSettings):
 
     build_apt_mirrors: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
     """Where system packages come from in place of what a base image's own sources name, such as
-    "http://deb.debian.org=https://user:password@mirror.example"; passwords stay out of images and logs."""
+    "http://SERVER=https://user:password@mirror.example"; passwords are in no image or log."""
 
     build_network: str = ""
     """Docker network of builds; default: the engine's default bridge."""

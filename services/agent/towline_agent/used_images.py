@@ -174,10 +174,15 @@ class _Noting:
         before = await self._engine.image(reference)
         await self._engine.pull(reference, progress)
         after = await self._engine.image(reference)
-        if after is not None and (before is None or before.id != after.id):
+        if after is None:
+            return
+        if before is None or before.id != after.id:
             self._used.record(after.id, [reference])
+        self._used.used(after.id)
 
     async def commit(self, container: ContainerId, reference: str, config: Mapping[str, Any]) -> str:
         made = await self._engine.commit(container, reference, config)
         self._used.record(made)
+        # Whoever made it looks for it only once the container is gone: until then it must not make room.
+        self._used.used(made)
         return made

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,7 +19,7 @@ from towline_queue.submitting import Submitter
 __all__ = ["Prebuilds"]
 
 _log = logging.getLogger(__name__)
-_PAGE = 1000
+_PAGE: Final = 1000
 
 
 class Prebuilds:

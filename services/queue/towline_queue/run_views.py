@@ -118,7 +118,7 @@ def _attempt(record: AttemptRecord) -> runs_pb2.Attempt:
         failure=_failure(record.failure),
         outcome=cast("runs_pb2.AttemptOutcome.ValueType", record.outcome),
         outputs=record.outputs,
-        image=None if record.image is None else runs_pb2.AttemptImage.FromString(record.image),
+        image=None if record.image_facts is None else runs_pb2.AttemptImage.FromString(record.image_facts),
     )
 
 

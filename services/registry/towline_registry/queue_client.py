@@ -16,6 +16,8 @@ __all__ = ["NoQueue", "QueueClient", "RunReferences", "run_references"]
 
 _DEADLINE: Final = timedelta(seconds=5)
 _UNAVAILABLE: Final = "QUEUE_UNAVAILABLE"
+# The first is the answer, but where runs that only built come before it.
+_PAGE: Final = 10
 
 
 class RunReferences(Protocol):
@@ -39,6 +41,8 @@ class RunReferences(Protocol):
 
     async def run_of(self, job_version: str) -> str | None:
         """Find a run that refers to "jobs/{job}/versions/{version}"; None: there is none.
+
+        One that only built its image and has ended does not: nobody asks what came out of it.
 
         Raises:
             FailedPrecondition: It cannot be asked; reason NO_QUEUE_ADDRESS.
@@ -77,12 +81,13 @@ class QueueClient:
         token = ""
         while True:
             request = runs_pb2.ListRunsRequest(
-                filter=runs_pb2.RunFilter(job=job_version), page_size=1, page_token=token
+                filter=runs_pb2.RunFilter(job=job_version), page_size=_PAGE, page_token=token
             )
             with translated(self._peer, _UNAVAILABLE):
                 page = await self._runs.ListRuns(request, timeout=_DEADLINE.total_seconds())
-            if page.runs:
-                return page.runs[0].name
+            for run in page.runs:
+                if not (run.build_only and run.HasField("end_time")):
+                    return run.name
             token = page.next_page_token
             if not token:
                 return None

@@ -24,7 +24,7 @@ from towline_agent.sharing import SharedImages
 from towline_agent.sources import Sources
 from towline_agent.telling import Tell
 from towline_testing.agent import launch_spec
-from towline_testing.engine import base_image, containers, docker
+from towline_testing.engine import base_image, containers, docker, remove_images
 from towline_testing.postgres import PostgresServer
 from towline_testing.registry import Registry, digest_of, registry_service, registry_settings
 
@@ -130,6 +130,7 @@ async def building(postgres: PostgresServer, folder: Path) -> AsyncIterator[Buil
         assert not dangling() - before
         for image in dict.fromkeys(reversed(made.made)):
             docker("rmi", "--force", image)
+        remove_images(made.name)
 
 
 def dangling() -> set[str]:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from towline_agent.core.ownership import LABEL_MADE_BY
 from towline_testing.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[3]
@@ -76,6 +77,13 @@ def remove_inputs(agent: Path) -> None:
     subprocess.run(["docker", "rm", "--force", *fillers], capture_output=True, check=False)
     found = docker("volume", "ls", "--quiet", f"--filter=label=towline.input-owner={instance}").split()
     subprocess.run(["docker", "volume", "rm", *found], capture_output=True, check=False)
+
+
+def remove_images(builder: str) -> None:
+    """Remove the images that a builder made; one that another test's was made from stays."""
+    made = docker("images", "--quiet", f"--filter=label={LABEL_MADE_BY}={builder}").split()
+    for image in dict.fromkeys(made):  # newest first: those that were made from others
+        subprocess.run(["docker", "rmi", "--force", image], capture_output=True, check=False)
 
 
 def _remove_left_over() -> None:

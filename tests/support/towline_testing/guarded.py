@@ -34,7 +34,7 @@ class Guarded:
     asked: list[str] = field(default_factory=list)
     """Paths that were served."""
     behind: str = ""
-    """Where what is not in the folder is fetched, such as "http://deb.debian.org"."""
+    """Where what is not in the folder is fetched, such as "http://deb.debian.example"."""
 
     def url(self, path: str = "", *, login: bool = True) -> str:
         who = f"{self.user}:{self.password}@" if login else ""

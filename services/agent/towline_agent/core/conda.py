@@ -19,6 +19,10 @@ _ALIAS: Final = "https://conda.anaconda.org"
 _DEFAULTS: Final = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 _NAME: Final = re.compile(r"(?:(?P<channel>[^\s]+)::)?(?P<name>[A-Za-z0-9_.-]+)")
 _PLAN: Final = "conda.json"
+# Far more than environments have. Aliases make much of little, and the agent has one memory for all runs.
+_MOST_BYTES: Final = 1024**2
+_MOST_ENTRIES: Final = 5000
+_MOST_CHARACTERS: Final = 4096
 _INSTALL: Final = "RATTLER_AUTH_FILE=/towline/conda-logins.json python3 /towline/conda_install.py"
 
 
@@ -30,6 +34,11 @@ class Channels:
     """URLs by the names that environments use; others are those of anaconda.org."""
     cuda: str = ""
     """Newest version of CUDA that the node's driver serves, "X.Y"; empty: it has no GPU."""
+
+    @property
+    def id(self) -> str:
+        """Name what they change in what is installed: not their credentials."""
+        return json.dumps([{name: _bare(url) for name, url in sorted(self.by_name.items())}, self.cuda])
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -57,14 +66,17 @@ def read_environment(path: str, content: bytes, python: str, channels: Channels)
     Raises:
         InvalidArgument: It is no such file (reason INVALID_LOCK).
     """
+    if len(content) > _MOST_BYTES:
+        raise _invalid(f"{path} is too large for an environment of conda")
     try:
         document = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _invalid(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     entries = document.get("dependencies") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise _invalid(f"{path} is no environment of conda: it has no list of dependencies")
-    specs = [str(entry).strip() for entry in entries if not isinstance(entry, dict)]
+    entries = [entry for entry in entries if not isinstance(entry, dict)]
+    specs = [spec.strip() for spec in _texts(path, "dependencies", entries)]
     names = {_name(path, spec) for spec in specs}
     variables = _variables(path, document)
     if names <= {"python", "pip"} and not variables:
@@ -74,7 +86,7 @@ def read_environment(path: str, content: bytes, python: str, channels: Channels)
     wanted = document.get("channels") or ["conda-forge"]
     if not isinstance(wanted, list):
         raise _invalid(f"{path}: its channels are no list of names or URLs")
-    named = [str(name) for name in wanted if name != "nodefaults"]
+    named = [name for name in _texts(path, "channels", wanted) if name != "nodefaults"]
     plan = {
         "channels": [url for name in named for url in channels.resolve(name)],
         "specs": [_with_url(spec, channels) for spec in specs],
@@ -111,7 +123,26 @@ def _variables(path: str, document: Mapping[str, Any]) -> dict[str, str]:
     variables = document.get("variables") or {}
     if not isinstance(variables, dict):
         raise _invalid(f"{path}: variables are no list of names with values")
-    return {str(name): str(value) for name, value in variables.items()}
+    names = _texts(path, "variables", list(variables))
+    return dict(zip(names, _texts(path, "variables", list(variables.values())), strict=True))
+
+
+def _texts(path: str, what: str, values: Sequence[Any]) -> list[str]:
+    if len(values) > _MOST_ENTRIES:
+        raise _invalid(f"{path}: {len(values)} {what} are too many; at most {_MOST_ENTRIES} are taken")
+    return [_text(path, what, value) for value in values]
+
+
+def _text(path: str, what: str, value: Any) -> str:
+    # What has parts may be far longer in writing than it is in the file.
+    if not isinstance(value, list | dict | set):
+        try:
+            text = str(value)
+        except ValueError:  # a number of more digits than Python writes
+            text = " " * (_MOST_CHARACTERS + 1)
+        if len(text) <= _MOST_CHARACTERS:
+            return text
+    raise _invalid(f"{path}: one of its {what} is no text of at most {_MOST_CHARACTERS} characters")
 
 
 def _bare(url: str) -> str:

@@ -25,8 +25,9 @@ def listed(kind, name, version, **qualifiers):
 
 def of_python():
     for found in distributions():
-        if name := found.metadata["Name"]:
-            yield listed("pypi", re.sub("[-_.]+", "-", name).lower(), found.version)
+        # A folder that an installer left half may have no version.
+        if (name := found.metadata["Name"]) and (version := found.version):
+            yield listed("pypi", re.sub("[-_.]+", "-", name).lower(), version)
 
 def of_conda():
     for file in pathlib.Path(sys.prefix, "conda-meta").glob("*.json"):

@@ -15,6 +15,7 @@ from e2b_dockerfile_utils import (
 )
 
 from towline.errors import InvalidArgument, NotFound
+from towline.requests.dockerfiles import MAX_ARG_CHARACTERS
 from towline.v1 import jobs_pb2
 from towline_agent.core.locks import Find
 
@@ -85,7 +86,7 @@ def read(text: str, build: jobs_pb2.DockerfileBuild, platform: str) -> Dockerfil
     """
     try:
         instructions = parse_dockerfile_ast(text).instructions
-    except DockerfileSyntaxError as error:
+    except (DockerfileSyntaxError, RecursionError) as error:
         # Its words are "Dockerfile parse error on line 3: …".
         raise _wrong(build.path, str(error).removeprefix("Dockerfile parse error").lstrip(": ")) from None
     reading = _Reading(build, platform)
@@ -205,10 +206,17 @@ class _Reading:
         return any(stage.name == reference.lower() for stage in self._stages)
 
     def _filled(self, word: str, instruction: DockerfileInstruction) -> str:
-        try:
-            return ShellLex("\\", env=self._arguments, skip_unset_env=False).process_word(word)
-        except ValueError as error:
-            raise _wrong(self._build.path, f"line {instruction.start_line}: {error}") from None
+        filled = word
+        if len(word) <= MAX_ARG_CHARACTERS:
+            try:
+                filled = ShellLex("\\", env=self._arguments, skip_unset_env=False).process_word(word)
+            except (ValueError, RecursionError) as error:
+                raise _wrong(self._build.path, f"line {instruction.start_line}: {error}") from None
+        # Each can have several of those before it, so that a few lines would fill the agent's memory.
+        if len(filled) > MAX_ARG_CHARACTERS:
+            problem = f"a value of more than {MAX_ARG_CHARACTERS} characters; shorten it"
+            raise _wrong(self._build.path, f"line {instruction.start_line}: {problem}")
+        return filled
 
 
 def _of_platform(platform: str) -> dict[str, str]:

@@ -10,7 +10,8 @@ from towline.requests import images
 __all__ = ["left_by_push", "may_go"]
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
-_OURS: Final = "towline/"
+# As core.keys names images; others that begin like them, such as base images, are people's.
+_OURS: Final = ("towline/env:", "towline/system:", "towline/job:")
 
 
 def may_go(names: Collection[str], pulled_as: Collection[str], repository: str) -> bool:
@@ -22,8 +23,16 @@ def may_go(names: Collection[str], pulled_as: Collection[str], repository: str) 
         repository: Where its fleet shares images; empty: nowhere.
     """
     known = {_plain(name) for name in pulled_as}
-    ours = (_OURS, f"{repository}:", f"{repository}@") if repository else (_OURS,)
-    return all(name.startswith(ours) or _plain(name) in known for name in names)
+    # An image whose tag has moved on to a newer one keeps the digest that the tag had.
+    places = {_plain(name)[:2] for name in pulled_as if "@" not in name}
+    ours = (*_OURS, f"{repository}@") if repository else _OURS
+
+    def is_ours(name: str) -> bool:
+        plain = _plain(name)
+        moved_on = "@" in name and plain[:2] in places
+        return name.startswith(ours) or left_by_push(name, repository) or plain in known or moved_on
+
+    return all(map(is_ours, names))
 
 
 def left_by_push(name: str, repository: str) -> bool:

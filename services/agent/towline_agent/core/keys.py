@@ -100,12 +100,18 @@ def wheel_id(wheel: jobs_pb2.Wheel) -> str:
     return f"{wheel.filename} {wheel.digest}"
 
 
-def lock_id(python: jobs_pb2.PythonEnvironment) -> str:
-    """Name a lock as a job has it: of files that it includes, the source tree tells; empty: there is none."""
+def lock_id(python: jobs_pb2.PythonEnvironment, channels: str = "") -> str:
+    """Name a lock as a job has it: of files that it includes, the source tree tells; empty: there is none.
+
+    Args:
+        python: The environment that has it.
+        channels: From `Channels.id`: what this node makes of a lock of conda depends on them.
+    """
     lock = python.lock
     if not python.HasField("lock"):
         return ""
-    return json.dumps([lock.format, lock.path, lock.digest, *lock.extras])
+    more = [channels] if lock.format == jobs_pb2.LOCK_FORMAT_CONDA_ENVIRONMENT else []
+    return json.dumps([lock.format, lock.path, lock.digest, *lock.extras, *more])
 
 
 def source_id(spec: jobs_pb2.JobSpec) -> str:

@@ -11,6 +11,8 @@ _LONGEST_LINE: Final = 64 * 1024
 _SHORTEST_LINE: Final = 4
 _SHORTEST_WORD: Final = 8
 _BETWEEN_WORDS: Final = re.compile(rb"[\s\"'=,:;@/]+")
+# A password may have any of the others itself.
+_BETWEEN_VALUES: Final = re.compile(rb"[\s\"']+")
 
 
 def logins_of(urls: Iterable[str]) -> set[bytes]:
@@ -20,10 +22,13 @@ def logins_of(urls: Iterable[str]) -> set[bytes]:
 
 
 def words_of(secret: bytes) -> set[bytes]:
-    """Return what is secret in a file with a secret: its lines, and their longer words."""
+    """Return what is secret in a file with a secret: its lines, and their longer values and words."""
     lines = {line.strip() for line in secret.splitlines()}
-    words = {word for line in lines for word in _BETWEEN_WORDS.split(line) if len(word) >= _SHORTEST_WORD}
-    return {line for line in lines if len(line) >= _SHORTEST_LINE} | words
+    values = {value for line in lines for value in _BETWEEN_VALUES.split(line)}
+    values |= {value.partition(b"=")[2] for value in values}
+    words = values.union(*(_BETWEEN_WORDS.split(line) for line in lines))
+    long = {word for word in words if len(word) >= _SHORTEST_WORD}
+    return {line for line in lines if len(line) >= _SHORTEST_LINE} | long
 
 
 class Redactor:
@@ -48,7 +53,7 @@ class Redactor:
         if len(self._line) > _LONGEST_LINE:
             # All but what may be the beginning of a secret.
             line = self.clean(self._line)
-            seam = len(line) - len(self._secrets[0]) + 1
+            seam = max(len(line) - len(self._secrets[0]) + 1, 0)
             shown, self._line = shown + line[:seam], line[seam:]
         return shown
 

@@ -24,12 +24,14 @@ class Disk:
         holds: What is kept there, for people, such as "its Docker Engine keeps its data".
         free: Bytes that are free.
         total: Bytes that it has.
+        clears: Whether it may get room when images, inputs and downloads go: others do not.
     """
 
     path: str
     holds: str
     free: int
     total: int
+    clears: bool = True
 
 
 def floor(disk: Disk, keep_free: int | None) -> int:
@@ -38,8 +40,8 @@ def floor(disk: Disk, keep_free: int | None) -> int:
 
 
 def shortage(disks: Sequence[Disk], keep_free: int | None) -> int:
-    """Return the bytes that are to become free, so that each disk has its floor; 0: all have."""
-    return max(0, *(floor(disk, keep_free) - disk.free for disk in disks))
+    """Return the bytes that are to become free, so that each disk that clears has its floor; 0: all have."""
+    return max([0, *(floor(disk, keep_free) - disk.free for disk in disks if disk.clears)])
 
 
 def lacking(disks: Sequence[Disk], keep_free: int | None, before: str) -> str:

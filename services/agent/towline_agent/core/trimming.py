@@ -68,6 +68,8 @@ def trimming_files(most_bytes: int) -> Mapping[str, bytes]:
     steps = (
         "set -eu",
         "export HOME=/towline/home UV_CACHE_DIR=/towline/cache UV_NO_PROGRESS=1",
+        # uv removes nothing while a build has the cache, and would wait for that for minutes.
+        "export UV_LOCK_TIMEOUT=2",
         f"/opt/venv/bin/python /towline/trim.py {most_bytes}",
     )
     return {

@@ -65,17 +65,16 @@ async def _serving(secrets: Mapping[str, Path]) -> AsyncIterator["_End"]:
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     await state.set("", health_pb2.HealthCheckResponse.SERVING)
-    # In a folder that only its owner can enter, and without a name as soon as it is connected.
-    with tempfile.TemporaryDirectory(prefix="towline-session-") as folder:
-        path = f"{folder}/socket"
-        server.add_insecure_port(f"unix:{path}")
-        await server.start()
-        transport, end = await asyncio.get_running_loop().create_unix_connection(_End, path)
-    try:
+    async with AsyncExitStack() as stack:
+        # In a folder that only its owner can enter, and without a name as soon as it is connected.
+        with tempfile.TemporaryDirectory(prefix="towline-session-") as folder:
+            path = f"{folder}/socket"
+            server.add_insecure_port(f"unix:{path}")
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+            transport, end = await asyncio.get_running_loop().create_unix_connection(_End, path)
+        stack.callback(transport.close)
         yield end
-    finally:
-        transport.close()
-        await server.stop(None)
 
 
 def _secrets_handler(secrets: Mapping[str, Path]) -> grpc.GenericRpcHandler:

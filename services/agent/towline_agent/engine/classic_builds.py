@@ -83,13 +83,17 @@ class ClassicOutput:
         elif _CACHED.fullmatch(text):
             self._cached = True
         elif found := _IMAGE.fullmatch(text):
-            if not self._cached and not self._step.partition("] ")[2].startswith("FROM "):
+            if not self._cached and not self._starts_a_stage():
                 self.images.append(found[1])
         elif found := _BUILT.fullmatch(text):
             yield from self._ended()
             self.images = [image for image in self.images if image != found[1]]
         elif text.strip() and not text.startswith((" ---> ", "Removing intermediate container ")):
             yield Output(text.encode())
+
+    def _starts_a_stage(self) -> bool:
+        """Tell whether the step's image is the base, which the build has not made; its line is as written."""
+        return self._step.partition("] ")[2].upper().split()[:1] == ["FROM"]
 
     def _ended(self) -> Iterator[BuildEvent]:
         if self._step:

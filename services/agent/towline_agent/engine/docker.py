@@ -80,18 +80,13 @@ class DockerEngine:
 
     async def ping(self) -> str:
         """See Engine."""
-        with translated():
-            async with asyncio.timeout(_ANSWER_S):
-                version = await self._client.version()
-        release = str(version["Version"])
+        release = str((await self._version())["Version"])
         self._gives_newlines = int(release.partition(".")[0]) >= _GIVES_NEWLINES_SINCE
         return f"Docker {release}"
 
     async def platform(self) -> str:
         """See Engine."""
-        with translated():
-            async with asyncio.timeout(_ANSWER_S):
-                version = await self._client.version()
+        version = await self._version()
         return written(version["Os"], version["Arch"])
 
     async def image(self, reference: str) -> ImageFacts | None:
@@ -340,8 +335,7 @@ class DockerEngine:
 
     async def has_buildkit(self) -> bool:
         """See Engine."""
-        with translated():
-            version = await self._client.version()
+        version = await self._version()
         api = tuple(int(part) for part in str(version["ApiVersion"]).split("."))
         return version["Os"] == "linux" and api >= _BUILDKIT_SINCE
 
@@ -356,6 +350,11 @@ class DockerEngine:
                 await self._client.images.delete(reference)
         except NotFound:
             return
+
+    async def _version(self) -> Mapping[str, Any]:
+        with translated():
+            async with asyncio.timeout(_ANSWER_S):
+                return await self._client.version()
 
     async def _read(
         self, path: str, params: Mapping[str, str], method: str = "GET", login: str = ""

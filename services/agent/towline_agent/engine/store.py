@@ -30,7 +30,10 @@ class ImageStore(Protocol):
         ...
 
     async def remove(self, image: StoredImage) -> bool:
-        """Take an image's names from it, and with the last one the image; False: a container uses it."""
+        """Take an image's names from it, and with the last one the image.
+
+        False: it stays, as a container uses it, or its names are others than they were.
+        """
         ...
 
     async def forget_name(self, name: str) -> None:
@@ -78,10 +81,21 @@ class DockerStore:
         """See ImageStore."""
         try:
             for name in image.names or (image.id,):
+                # A name goes from whatever has it now, which somebody may have pulled or tagged since.
+                if not await self._is_called(name, image):
+                    return False
                 await self.forget_name(name)
         except AlreadyExists:  # (409)
             return False
         return True
+
+    async def _is_called(self, name: str, image: StoredImage) -> bool:
+        """Tell whether an image still has a name, or by its id, whether it still has none."""
+        try:
+            found = await self._get(f"images/{name}/json")
+        except NotFound:
+            return False
+        return bool(found["Id"] == image.id and (name != image.id or not found.get("RepoTags")))
 
     async def forget_name(self, name: str) -> None:
         """See ImageStore."""

@@ -310,7 +310,9 @@ def _dockerfile(
         raise InvalidArgument.field(field, "the job is an image, which is built already; leave it out")
     if not given.path and not job.HasField("dockerfile"):
         raise InvalidArgument.field(f"{field}.path", "the job has no Dockerfile; name one in its source tree")
-    return dockerfiles.overridden(job.dockerfile, given)
+    made = dockerfiles.overridden(job.dockerfile, given)
+    dockerfiles.check(made, field)  # together they may have more build arguments than one can have
+    return made
 
 
 def _parameters(job: jobs_pb2.JobSpec, prefix: str) -> Parameters:

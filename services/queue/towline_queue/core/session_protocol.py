@@ -57,6 +57,7 @@ class SessionProtocol:
         "_renewal",
         "_rests_until_s",
         "_said",
+        "_wake",
         "credits",
         "epoch",
         "gpus",
@@ -91,6 +92,7 @@ class SessionProtocol:
         self._confirms: Sequence[leases_pb2.Confirm] = ()
         self._known: dict[AttemptKey, int] = {}
         self._renewal = _NO_RENEWAL
+        self._wake: list[Effect] = []
 
     @property
     def busy(self) -> bool:
@@ -143,8 +145,10 @@ class SessionProtocol:
                 effects = self._renewed(renewal, now_s)
             case on.Settled(reconciled):
                 effects = self._settled(reconciled)
-            case on.Drained() | on.Withheld():
+            case on.Drained():
                 effects = []
+            case on.Withheld():
+                effects, self._wake = self._wake, []
             case _:
                 assert_never(event)
         return effects + (self._next() if self.phase is not Phase.CLOSED else [])
@@ -254,6 +258,9 @@ class SessionProtocol:
         )
         new = (self.credits.free_slots, self.credits.free_gpus) != before
         wake: list[Effect] = [WakeDispatcher()] if new else []
+        if any(isinstance(call, on.Withhold) for call in self._calls):
+            # Not while its row is written to: a claim passes over it then, and trusts its credits no more.
+            self._wake, wake = wake, []
         self._find_lost(renewal, now_s)
         if beat.has_inventory:  # the answer waits until it is settled, and tells what came of it
             self._renewal = renewal

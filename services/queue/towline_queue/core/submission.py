@@ -155,8 +155,7 @@ def _inputs(given: Mapping[str, str], field: str) -> dict[str, ArtifactVersionNa
 
 
 def _dockerfile(given: jobs_pb2.DockerfileBuild, field: str) -> jobs_pb2.DockerfileBuild:
-    for name, problem in dockerfiles.problems(given):
-        raise InvalidArgument.field(f"{field}.{name}", problem)
+    dockerfiles.check(given, field)
     return given
 
 

@@ -8,7 +8,8 @@ WITH current AS MATERIALIZED (
            coalesce(said.outputs, '') AS outputs, said.results, said.state, coalesce(said.detail, '') AS detail,
            said.run_failure, said.delay, said.position, place.at AS run_at,
            lease.run, lease.epoch, lease.number, lease.queue, lease.agent, lease.gpu_ids, lease.grant_time,
-           lease.prepare_time, lease.start_time, lease.image_outcome, lease.image_id, lease.image_time, lease.image
+           lease.prepare_time, lease.start_time, lease.image_outcome, lease.image_id, lease.image_time,
+           lease.image_facts
     FROM (
         SELECT *
         FROM unnest(
@@ -35,10 +36,10 @@ WITH current AS MATERIALIZED (
 ), ended AS (
     INSERT INTO queue.attempts (
         run, epoch, agent, gpu_ids, lease_time, prepare_time, start_time, end_time, image_outcome, image_id,
-        image_time, image, outcome, finish_id, exit_code, failure, cause, outputs
+        image_time, image_facts, outcome, finish_id, exit_code, failure, cause, outputs
     )
     SELECT run, epoch, agent, gpu_ids, grant_time, prepare_time, start_time, now(), image_outcome, image_id,
-           image_time, image, outcome, finish_id, exit_code, failure, cause, outputs
+           image_time, image_facts, outcome, finish_id, exit_code, failure, cause, outputs
     FROM current
 ), over AS (
     UPDATE queue.runs

@@ -5,7 +5,7 @@
 WITH current AS MATERIALIZED (
     SELECT said.detail, said.position, place.at AS run_at,
            lease.run, lease.epoch, lease.number, lease.queue, lease.agent, lease.gpu_ids, lease.grant_time,
-           lease.prepare_time, lease.image_outcome, lease.image_id, lease.image_time, lease.image,
+           lease.prepare_time, lease.image_outcome, lease.image_id, lease.image_time, lease.image_facts,
            coalesce(lease.stop_requested = CAST(:cancel AS smallint), false) AS cancelled
     FROM (
         SELECT *
@@ -27,10 +27,10 @@ WITH current AS MATERIALIZED (
 ), ended AS (
     INSERT INTO queue.attempts (
         run, epoch, agent, gpu_ids, lease_time, prepare_time, image_outcome, image_id, image_time,
-        image, outcome
+        image_facts, outcome
     )
     SELECT run, epoch, agent, gpu_ids, grant_time, prepare_time, image_outcome, image_id, image_time,
-           image, CAST(:outcome AS smallint)
+           image_facts, CAST(:outcome AS smallint)
     FROM current
 ), over AS (
     UPDATE queue.runs

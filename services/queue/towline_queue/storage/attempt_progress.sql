@@ -8,7 +8,12 @@
 WITH current AS MATERIALIZED (
     SELECT said.accepted AS takes, said.seq, said.state AS told, said.detail AS doing, said.outcome,
            said.content, said.facts, said.prepared, said.started, said.position,
-           lease.*, said.seq = 0 OR said.seq > lease.event_seq AS is_news
+           -- One by one: a column that a newer version adds must not have the name of one of those above.
+           lease.run, lease.epoch, lease.number, lease.session, lease.agent, lease.queue, lease.gpu_ids,
+           lease.lost_after, lease.grant_time, lease.stop_requested, lease.accepted, lease.event_seq,
+           lease.state, lease.detail, lease.prepare_time, lease.start_time, lease.image_outcome,
+           lease.image_id, lease.image_time, lease.image_facts,
+           said.seq = 0 OR said.seq > lease.event_seq AS is_news
     FROM (
         SELECT *
         FROM unnest(
@@ -31,7 +36,7 @@ WITH current AS MATERIALIZED (
     INSERT INTO queue.leases (
         run, epoch, number, session, agent, queue, gpu_ids, lost_after, grant_time, stop_requested,
         accepted, event_seq, state, detail, prepare_time, start_time, image_outcome, image_id,
-        image_time, image
+        image_time, image_facts
     )
     SELECT run, epoch, number, session, agent, queue, gpu_ids, lost_after, grant_time, stop_requested,
            accepted OR takes,
@@ -43,12 +48,12 @@ WITH current AS MATERIALIZED (
            CASE WHEN seq > event_seq THEN coalesce(nullif(outcome, 0), image_outcome) ELSE image_outcome END,
            CASE WHEN seq > event_seq THEN coalesce(nullif(content, ''), image_id) ELSE image_id END,
            CASE WHEN seq > event_seq AND outcome > 0 THEN coalesce(image_time, now()) ELSE image_time END,
-           CASE WHEN seq > event_seq THEN coalesce(facts, image) ELSE image END
+           CASE WHEN seq > event_seq THEN coalesce(facts, image_facts) ELSE image_facts END
     FROM current
     ON CONFLICT (run) DO UPDATE
     SET accepted = excluded.accepted, event_seq = excluded.event_seq, state = excluded.state,
         detail = excluded.detail, prepare_time = excluded.prepare_time, start_time = excluded.start_time,
         image_outcome = excluded.image_outcome, image_id = excluded.image_id,
-        image_time = excluded.image_time, image = excluded.image
+        image_time = excluded.image_time, image_facts = excluded.image_facts
 )
 SELECT array_agg(position) AS positions FROM current

@@ -43,7 +43,8 @@ async def append(connection: AsyncConnection, pieces: Sequence[Piece]) -> list[S
             .where(key.in_(grown))
             .values(
                 size=case(*((key == tuple_(*name), size) for name, size in grown.items())),
-                first_time=func.coalesce(log_streams.c.first_time, func.now()),
+                # Of a stream that a replica before migration 0005 began, nobody knows.
+                first_time=case((log_streams.c.size == 0, func.now()), else_=log_streams.c.first_time),
             )
         )
     standing = iter(joined.standing)

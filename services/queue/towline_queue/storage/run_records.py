@@ -63,7 +63,7 @@ class AttemptRecord:
     outcome: int
     outputs: str
     image_time: datetime | None = None
-    image: bytes | None = None
+    image_facts: bytes | None = None
     """towline.v1.AttemptImage, serialized; None: not told."""
     first_output_time: datetime | None = None
 
@@ -172,7 +172,7 @@ RECORDS: Final[Select[Any]] = (
         _lease.image_outcome,
         _lease.image_id,
         _lease.image_time,
-        _lease.image,
+        _lease.image_facts,
         _first_output(_lease).label("first_output_time"),
     )
     .join(launch_specs, launch_specs.c.digest == runs.c.launch_spec)
@@ -257,7 +257,7 @@ def _open_attempt(row: Row[Any]) -> AttemptRecord:
         outcome=runs_pb2.ATTEMPT_OUTCOME_UNSPECIFIED,
         outputs="",
         image_time=row.image_time,
-        image=row.image,
+        image_facts=row.image_facts,
         first_output_time=row.first_output_time,
     )
 

@@ -208,7 +208,7 @@ leases = Table(
     Column("image_id", Text, nullable=False, server_default=""),
     Column("stop_requested", SmallInteger, comment="towline.v1.StopReason; null: go on"),
     Column("image_time", _Time),
-    Column("image", LargeBinary, comment="towline.v1.AttemptImage; null: not told"),
+    Column("image_facts", LargeBinary, comment="towline.v1.AttemptImage; null: not told"),
     postgresql_with={"fillfactor": 50},
 )
 
@@ -233,7 +233,7 @@ attempts = Table(
     Column("cause", SmallInteger, nullable=False, server_default=text("0"), comment="of the failure"),
     Column("outputs", Text, nullable=False, server_default=""),
     Column("image_time", _Time),
-    Column("image", LargeBinary, comment="towline.v1.AttemptImage; null: not told"),
+    Column("image_facts", LargeBinary, comment="towline.v1.AttemptImage; null: not told"),
     PrimaryKeyConstraint("run", "epoch", "end_time"),
     postgresql_partition_by="RANGE (end_time)",
 )

@@ -35,7 +35,8 @@ _IMAGE: Final = re.compile(
 def completed(spec: JobSpec) -> JobSpec:
     """Check a spec and fill in what may be left out: the parameters and their schema.
 
-    What has no order is sorted: inputs, configuration files, wheels, editable folders, extras of the lock.
+    What has no order is sorted: inputs, configuration files, wheels, editable folders, system
+    packages, extras of the lock.
 
     Raises:
         InvalidArgument: Fields are missing, wrong or out of bounds; all are named as "spec.…".

@@ -26,7 +26,8 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("image_time", sa.DateTime(timezone=True)), schema="queue")
         op.add_column(
             table,
-            sa.Column("image", sa.LargeBinary(), comment="towline.v1.AttemptImage; null: not told"),
+            # Not "image": replicas of 0004 read a lease's columns beside one of that name.
+            sa.Column("image_facts", sa.LargeBinary(), comment="towline.v1.AttemptImage; null: not told"),
             schema="queue",
         )
     op.add_column(
