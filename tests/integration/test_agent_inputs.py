@@ -59,7 +59,7 @@ for change in (lambda: open(root + "/data/new", "w"), lambda: os.remove(root + "
         print(error.strerror)
 """
 WAITS = """
-import time
+import os, time
 while not os.path.exists("/towline/go"): time.sleep(0.05)
 """
 

@@ -1,15 +1,17 @@
-"""An environment that another one was to be made of, and that is removed just then."""
+"""What an image was to be made of, and that is removed just then."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from towline.errors import Unavailable
 from towline_agent.builder import Ready
 from towline_agent.engine.docker import DockerEngine
-from towline_agent.engine.port import Image
+from towline_agent.engine.port import ContainerId, Image
 from towline_agent.telling import Tell
 from towline_testing.agent import code_spec, launch_spec
 from towline_testing.builds import Builds, always, building, unique
@@ -48,3 +50,19 @@ async def test_an_environment_is_made_of_the_base_image_where_the_other_is_gone(
     monkeypatch.setattr(DockerEngine, "images", gone)
     await build("idna==3.10")
     assert b"starting anew, on the base image" in builds.log.data
+
+
+async def test_a_build_whose_start_was_removed_meanwhile_may_be_tried_again(
+    builds: Builds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = DockerEngine.create
+
+    async def gone(engine: DockerEngine, name: str, config: Mapping[str, Any]) -> ContainerId:
+        return await create(engine, name, dict(config) | {"Image": f"sha256:{0:064}"})
+
+    job = code_spec(*await builds.source(main_py=unique()), requirements=())
+    monkeypatch.setattr(DockerEngine, "create", gone)
+    with pytest.raises(Unavailable, match="removed from the engine"):
+        await builds(job)
+    monkeypatch.setattr(DockerEngine, "create", create)
+    assert isinstance(await builds(job), Ready)

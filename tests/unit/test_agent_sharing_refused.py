@@ -106,7 +106,10 @@ async def test_an_image_is_built_where_nobody_tells_who_has_it(
     assert line.endswith(": building it here")
 
 
-@pytest.mark.parametrize(("log_tail", "told"), [("No such package.", "failure"), ("", None)])
+@pytest.mark.parametrize(
+    ("log_tail", "told"),
+    [("No such package.", "failure"), ("", None), ("write: No space left on device (os error 28)", None)],
+)
 async def test_others_are_told_what_an_installation_said_and_not_what_a_node_lacks(
     shared: SharedImages, refusing: Refusing, log_tail: str, told: str | None
 ) -> None:

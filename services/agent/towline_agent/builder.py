@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from towline.errors import FailedPrecondition, InvalidArgument, NotFound
+from towline.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from towline.v1 import jobs_pb2, leases_pb2, runs_pb2
 from towline_agent import tars
 from towline_agent.base_images import BaseImages
@@ -45,7 +45,7 @@ class ImageBuilder(Protocol):
             tell: Gets what is done, and keeps account of it.
 
         Raises:
-            Unavailable: The engine went away; trying again is safe.
+            Unavailable: The engine, or an image that was on it, went away; trying again is safe.
         """
         ...
 
@@ -125,6 +125,10 @@ class DockerImages:
                     return environment
                 refused = await self._add_source(build, environment, archive, digest)
         except (FailedPrecondition, InvalidArgument, NotFound) as error:
+            if error.reason == "IMAGE_NOT_FOUND":  # what the build starts from was here a moment ago
+                raise Unavailable(
+                    f"an image was removed from the engine: {error.message}", reason="IMAGE_GONE"
+                ) from error
             await build.log.write(f"towline: {error.message}\n".encode())
             return failed(
                 runs_pb2.FAILURE_CAUSE_IMAGE_BUILD, f"The image could not be built: {error.message}"

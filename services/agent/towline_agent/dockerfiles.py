@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,43 +12,30 @@ from towline.errors import FailedPrecondition, InvalidArgument, NotFound
 from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.base_images import BaseImages
 from towline_agent.builders import Builders
-from towline_agent.core import contexts, dockerfile, keys
+from towline_agent.core import dockerfile, keys
 from towline_agent.core.ancestors import LABEL_ENVIRONMENT
 from towline_agent.core.containers import ImageFacts
 from towline_agent.core.failures import failed
 from towline_agent.core.ownership import made_labels
 from towline_agent.dockerfile_log import DockerfileLog
+from towline_agent.dockerfile_trees import TreeContents, look_into
 from towline_agent.engine.build_port import BuildOrder
 from towline_agent.installations import BuildLog, BuildSettings
 from towline_agent.node_images import NodeImages, Ready
 from towline_agent.sharing import Wanted
-from towline_agent.source_files import reading
-from towline_agent.sources import FOLDER, Sources
+from towline_agent.sources import Sources
 from towline_agent.telling import Tell
 
 __all__ = ["DockerfileImages"]
 
 _MOST_KNOWN: Final = 256
-# Of one Dockerfile: the texts of those that are known stay in memory.
-_MOST_BYTES: Final = 256 * 1024
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What a source tree has for a build."""
-
-    text: str
-    """Of the Dockerfile."""
-    needs: dockerfile.Dockerfile
-    context: str
-    """Digest of the context."""
 
 
 @dataclass(frozen=True)
 class _Tree:
     """A context on this node's disk."""
 
-    contents: _Contents
+    contents: TreeContents
     context: Path
 
 
@@ -76,7 +63,7 @@ class DockerfileImages:
         self._images = images
         self._builders = builders
         self._settings = settings
-        self._known: OrderedDict[tuple[str, bytes], _Contents] = OrderedDict()
+        self._known: OrderedDict[tuple[str, bytes], TreeContents] = OrderedDict()
         """What trees have that were looked into, so that an image that is there needs no tree."""
 
     async def ensure(
@@ -115,14 +102,14 @@ class DockerfileImages:
             with tell.step("fetch the source"):
                 archive = await stack.enter_async_context(self._sources.archive(spec.job, tell))
                 context = archive.with_name("context.tar")
-                contents = await asyncio.to_thread(_look_into, archive, context, spec.dockerfile, platform)
+                contents = await look_into(archive, context, spec.dockerfile, platform)
             self._known[_asked(spec)] = contents
             if len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
             yield _Tree(contents, context)
 
     async def _get_bases(
-        self, contents: _Contents, platform: str, tell: Tell
+        self, contents: TreeContents, platform: str, tell: Tell
     ) -> dict[str, str] | leases_pb2.AttemptResult:
         """Bring the images that a Dockerfile starts from onto this node; return their ids by reference."""
         found: dict[str, str] = {}
@@ -173,29 +160,8 @@ def _asked(spec: runs_pb2.LaunchSpec) -> tuple[str, bytes]:
     return keys.source_id(spec.job), spec.dockerfile.SerializeToString(deterministic=True)
 
 
-def _look_into(archive: Path, context: Path, build: jobs_pb2.DockerfileBuild, platform: str) -> _Contents:
-    """Read the Dockerfile in a source tree, and write the context that goes with it."""
-    with reading(archive) as find:
-        text = _text(find, build.path)
-        needs = dockerfile.read(text, build, platform)
-        left_out = dockerfile.ignored(build.path, find)
-    with archive.open("rb") as source, context.open("wb") as target:
-        digest = contexts.copy_context(source, target, FOLDER, left_out, {build.path})
-    return _Contents(text, needs, digest)
-
-
-def _text(find: Callable[[str], bytes], path: str) -> str:
-    content = find(path)
-    if len(content) > _MOST_BYTES:
-        raise InvalidArgument(f"{path} is too large for a Dockerfile", reason="INVALID_DOCKERFILE")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InvalidArgument(f"{path}: it is no UTF-8 text", reason="INVALID_DOCKERFILE") from None
-
-
 def _digest(
-    build: jobs_pb2.DockerfileBuild, contents: _Contents, bases: Mapping[str, str], platform: str
+    build: jobs_pb2.DockerfileBuild, contents: TreeContents, bases: Mapping[str, str], platform: str
 ) -> str:
     key = dockerfile.BuildKey(
         dockerfile=contents.text,

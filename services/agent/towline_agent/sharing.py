@@ -30,6 +30,8 @@ _NEWS_S: Final = 2.0
 _SOON: Final = 0.8
 _GIVE_UP_S: Final = 5.0
 _PULLS: Final = 5
+# How programs say that a disk is full.
+_OF_THE_NODE: Final = ("no space left on device", "disk quota exceeded")
 # What a container registry says of an image that was removed from it.
 _GONE: Final = ("manifest unknown", "not found")
 
@@ -224,9 +226,12 @@ class SharedImages:
 def _everywhere(result: leases_pb2.AttemptResult) -> bool:
     """Tell whether a build that failed fails on other nodes, too: only the installation's own words say so.
 
-    What comes before them may be this node's alone, such as a git that is missing or not let in.
+    What comes before them may be this node's alone, such as a git that is missing or not let in. So is a
+    disk that is full.
     """
-    return result.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD and bool(result.failure.log_tail)
+    said = result.failure.log_tail.lower()
+    ours = any(words in said for words in _OF_THE_NODE)
+    return result.failure.cause == runs_pb2.FAILURE_CAUSE_IMAGE_BUILD and bool(said) and not ours
 
 
 def built(made: ImageFacts | leases_pb2.AttemptResult) -> Got:

@@ -8,9 +8,10 @@ from typing import Final
 
 from towline.errors import InvalidArgument, NotFound
 
-__all__ = ["reading"]
+__all__ = ["FOLDER", "reading"]
 
-_FOLDER: Final = "workspace"
+FOLDER: Final = "workspace"
+"""Where a source tree lies in its archive."""
 _MOST_BYTES: Final = 64 * 1024**2
 
 
@@ -24,7 +25,7 @@ def reading(archive: Path) -> Iterator[Callable[[str], bytes]]:
 
         def read(path: str) -> bytes:
             try:
-                member = tar.getmember(str(PurePosixPath(_FOLDER, path)))
+                member = tar.getmember(str(PurePosixPath(FOLDER, path)))
                 content = tar.extractfile(member)  # follows links within the archive
             except KeyError:
                 content = None

@@ -14,12 +14,11 @@ from towline_agent import checkouts
 from towline_agent.core import archives
 from towline_agent.registry import Registry
 from towline_agent.retry import retrying
+from towline_agent.source_files import FOLDER
 
-__all__ = ["FOLDER", "Sources"]
+__all__ = ["Sources"]
 
 _OWNER: Final = 1000
-FOLDER: Final = "workspace"
-"""Where a source tree lies in its archive."""
 _COPIES: Final = 2  # as it came, and as it was judged safe
 
 

@@ -35,6 +35,10 @@ _ANSWER_S: Final = 5.0
 # The engine notes a container's end after it has told of it.
 _NOTED_S: Final = 2.0
 # aiodocker's own default socket search asserts that one exists; a stopped engine may have none.
+# The engine hears of a kill for memory apart from the end that comes of it, and may hear of it after that.
+_KILLED: Final = 137
+_OOM_LOOKS: Final = 4
+_OOM_LOOK_S: Final = 0.2
 _DEFAULT_URL: Final = "unix:///var/run/docker.sock"
 _TAGGED: Final = re.compile(r"[:@][^/]*$")
 
@@ -180,6 +184,15 @@ class DockerEngine:
         """See Engine."""
         with translated():
             await self._client.containers.container(container).wait()
+        found = await self._ended(container)
+        for _ in range(_OOM_LOOKS):
+            if found.exit is None or found.exit.code != _KILLED or found.exit.oom_killed:
+                break
+            await asyncio.sleep(_OOM_LOOK_S)
+            found = await self._ended(container)
+        return found
+
+    async def _ended(self, container: ContainerId) -> Container:
         found = await self.inspect(container)
         if found is None:
             raise NotFound(f"container {container[:12]} is gone", reason="CONTAINER_NOT_FOUND")
