@@ -79,8 +79,12 @@ class Wire:
 
     def close(self) -> None:
         self.mend()
-        self.drop()
-        eventually(lambda: not self._links)
+
+        def nobody_connected() -> bool:
+            self.drop()  # who was dropped before may have come again
+            return not self._links
+
+        eventually(nobody_connected)
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
