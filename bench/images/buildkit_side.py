@@ -12,29 +12,17 @@ from uuid import uuid4
 
 import uv
 
-from bench.images.subject import BASE, Subject
+from bench.images import docker_side
+from bench.images.subject import Subject
 from towline_agent.engine.build_port import BuildOrder, Refused
 from towline_agent.engine.docker import DockerEngine
 
 __all__ = ["BuildKitSide"]
 
 # As docker_side's, with uv's downloads in a cache mount that outlives the build.
-DOCKERFILE: Final = f"""\
-FROM {BASE} AS build
-COPY uv ca.pem /tools/
-ENV SSL_CERT_FILE=/tools/ca.pem UV_LINK_MODE=copy
-RUN /tools/uv venv --python python3 /env
-COPY requirements.txt /tools/
-RUN --mount=type=cache,id={{cache}},target=/root/.cache/uv \\
-    /tools/uv pip install --python /env --requirements /tools/requirements.txt
-FROM {BASE}
-COPY --from=build /env /env
-ENV PATH=/env/bin:/usr/local/bin:/usr/bin:/bin
-WORKDIR /workspace
-COPY --chown=1000:1000 src/ /workspace/
-USER 1000:1000
-ENTRYPOINT ["python", "main.py"]
-"""
+_INSTALL: Final = "RUN /tools/uv pip install"
+_CACHED_INSTALL: Final = "RUN --mount=type=cache,id={cache},target=/root/.cache/uv /tools/uv pip install"
+DOCKERFILE: Final = docker_side.DOCKERFILE.replace(_INSTALL, _CACHED_INSTALL)
 
 
 class BuildKitSide:

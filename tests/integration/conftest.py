@@ -7,6 +7,7 @@ import pytest
 
 from towline.client import Client, Endpoints
 from towline_testing.agent import AgentProcess
+from towline_testing.builds import Builds, building
 from towline_testing.engine import remove_containers
 from towline_testing.lease_peer import LeasePeer
 from towline_testing.postgres import PostgresServer
@@ -30,6 +31,13 @@ def endpoints(embedded_postgres: PostgresServer, registry_folder: Path) -> Itera
 def client(endpoints: Endpoints) -> Iterator[Client]:
     with Client(endpoints) as client:
         yield client
+
+
+@pytest.fixture
+async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
+    """A builder on the machine's engine, with a registry of its own."""
+    async with building(embedded_postgres, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

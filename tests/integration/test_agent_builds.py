@@ -4,7 +4,6 @@ import asyncio
 import io
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,24 +15,17 @@ from towline_agent.builder import Ready
 from towline_agent.core.recipe import LABEL_BUILDER, Indexes
 from towline_agent.telling import Tell
 from towline_testing.agent import code_spec, launch_spec
-from towline_testing.builds import Builds, always, building, exported, run_in, unique
+from towline_testing.builds import Builds, always, exported, run_in, unique
 from towline_testing.checkouts import git_checkout
 from towline_testing.container_registry import ContainerRegistry, container_registry
 from towline_testing.engine import base_image, containers, docker, image_id
 from towline_testing.image_registry import image_registry
-from towline_testing.postgres import PostgresServer
 from towline_testing.registry import digest_of
 from towline_testing.waiting import eventually_async
 
 pytestmark = pytest.mark.docker
 
 BUILT, REUSED = runs_pb2.IMAGE_OUTCOME_BUILT, runs_pb2.IMAGE_OUTCOME_REUSED
-
-
-@pytest.fixture
-async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
-    async with building(embedded_postgres, tmp_path) as made:
-        yield made
 
 
 async def test_an_image_is_built_once_and_then_reused(builds: Builds) -> None:

@@ -11,19 +11,12 @@ from towline.v1 import jobs_pb2, leases_pb2
 from towline_agent.builder import Ready
 from towline_agent.core.conda import Channels
 from towline_testing.agent import code_spec
-from towline_testing.builds import Builds, authorities, building, exported, run_in, unique
+from towline_testing.builds import Builds, authorities, exported, run_in, unique
 from towline_testing.conda_channel import CondaChannel
 from towline_testing.engine import PYTHON
 from towline_testing.guarded import Guarded, guarded
-from towline_testing.postgres import PostgresServer
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
-    async with building(embedded_postgres, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Environments made from what differs from an earlier one: the same as those made of nothing."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -10,8 +8,7 @@ from towline.v1 import jobs_pb2, runs_pb2
 from towline_agent.builder import Ready
 from towline_agent.telling import Tell
 from towline_testing.agent import code_spec, launch_spec
-from towline_testing.builds import Builds, always, building, run_in, unique
-from towline_testing.postgres import PostgresServer
+from towline_testing.builds import Builds, always, run_in, unique
 
 pytestmark = pytest.mark.docker
 
@@ -20,12 +17,6 @@ BEFORE = ("idna==3.9", "six==1.16.0")
 AFTER = ("idna==3.10",)
 # Also of packages that went: what their removal leaves would be seen here.
 ALL_FILES = "cd /opt/venv && find . -not -name '*.pyc' -type f | sort | xargs sha256sum; find . | sort"
-
-
-@pytest.fixture
-async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
-    async with building(embedded_postgres, tmp_path) as made:
-        yield made
 
 
 async def build(builds: Builds, job: str, requirements: tuple[str, ...]) -> str:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,10 +15,9 @@ from towline.v1 import jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.builder import Ready
 from towline_agent.core.contents import CONTENTS
 from towline_testing.agent import code_spec
-from towline_testing.builds import Builds, always, building, run_in, unique
+from towline_testing.builds import Builds, always, run_in, unique
 from towline_testing.checkouts import SourceTree, git_checkout
 from towline_testing.engine import PYTHON
-from towline_testing.postgres import PostgresServer
 
 pytestmark = pytest.mark.docker
 
@@ -29,12 +27,6 @@ BACKENDS = {
     "hatchling": 'requires = ["hatchling"]\nbuild-backend = "hatchling.build"\n',
     "uv_build": 'requires = ["uv_build"]\nbuild-backend = "uv_build"\n',
 }
-
-
-@pytest.fixture
-async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
-    async with building(embedded_postgres, tmp_path) as made:
-        yield made
 
 
 def project(name: str, backend: str, rest: str = "") -> dict[str, str]:

@@ -1,8 +1,7 @@
 """What builds leave on a node: labels, lists of what is in images, and downloads within their budget."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
@@ -12,18 +11,11 @@ from towline_agent.core.contents import CONTENTS
 from towline_agent.download_cache import DownloadCache
 from towline_agent.telling import Tell
 from towline_testing.agent import code_spec, launch_spec
-from towline_testing.builds import Builds, always, building, run_in, unique
+from towline_testing.builds import Builds, always, run_in, unique
 from towline_testing.engine import base_image, docker, inspect
-from towline_testing.postgres import PostgresServer
 from towline_testing.waiting import eventually
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
-    async with building(embedded_postgres, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

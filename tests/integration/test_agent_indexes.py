@@ -1,6 +1,6 @@
 """Indexes that are the agent's: with a login, by an authority of its own; wheels for GPUs."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,19 +10,12 @@ from towline_agent.builder import Ready
 from towline_agent.core.recipe import Indexes
 from towline_agent.core.system_packages import Mirrors
 from towline_testing.agent import code_spec
-from towline_testing.builds import Builds, authorities, building, exported, run_in, unique
+from towline_testing.builds import Builds, authorities, exported, run_in, unique
 from towline_testing.engine import base_image, docker
 from towline_testing.guarded import Guarded, guarded
-from towline_testing.postgres import PostgresServer
 from towline_testing.wheels import simple_index
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
-    async with building(embedded_postgres, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

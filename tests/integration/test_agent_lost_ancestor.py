@@ -1,8 +1,7 @@
 """What an image was to be made of, and that is removed just then."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -14,16 +13,9 @@ from towline_agent.engine.docker import DockerEngine
 from towline_agent.engine.port import ContainerId, Image
 from towline_agent.telling import Tell
 from towline_testing.agent import code_spec, launch_spec
-from towline_testing.builds import Builds, always, building, unique
-from towline_testing.postgres import PostgresServer
+from towline_testing.builds import Builds, always, unique
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
-    async with building(embedded_postgres, tmp_path) as made:
-        yield made
 
 
 async def test_an_environment_is_made_of_the_base_image_where_the_other_is_gone(

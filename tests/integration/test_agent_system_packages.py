@@ -1,7 +1,5 @@
 """Packages of the base image's distribution, platforms, and base images without what environments need."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -9,17 +7,10 @@ import pytest
 from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.builder import Ready
 from towline_testing.agent import code_spec
-from towline_testing.builds import Builds, always, building, run_in, unique
+from towline_testing.builds import Builds, always, run_in, unique
 from towline_testing.engine import PYTHON, base_image, docker, remove_images
-from towline_testing.postgres import PostgresServer
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-async def builds(embedded_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Builds]:
-    async with building(embedded_postgres, tmp_path) as made:
-        yield made
 
 
 async def job(builds: Builds, *requirements: str, system: tuple[str, ...] = ()) -> jobs_pb2.JobSpec:
