@@ -11,12 +11,11 @@ from towline.v1 import jobs_pb2, leases_pb2, runs_pb2
 from towline_agent import tars
 from towline_agent.base_images import BaseImages
 from towline_agent.builders import Builders
-from towline_agent.builds import Build
+from towline_agent.builds import Build, not_built
 from towline_agent.core import keys, locks, recipe
 from towline_agent.core.ancestors import LABEL_ENVIRONMENT
 from towline_agent.core.conda import Channels
 from towline_agent.core.containers import ImageFacts
-from towline_agent.core.failures import failed
 from towline_agent.dockerfiles import DockerfileImages
 from towline_agent.engine.port import Engine
 from towline_agent.environments import Environments, environment_key
@@ -129,10 +128,7 @@ class DockerImages:
                 raise Unavailable(
                     f"an image was removed from the engine: {error.message}", reason="IMAGE_GONE"
                 ) from error
-            await build.log.write(f"towline: {error.message}\n".encode())
-            return failed(
-                runs_pb2.FAILURE_CAUSE_IMAGE_BUILD, f"The image could not be built: {error.message}"
-            )
+            return await not_built(error, build.log)
         if refused is not None:
             return refused
         tag = keys.job_tag(digest)

@@ -3,14 +3,16 @@
 from dataclasses import dataclass, replace
 
 from towline import names
-from towline.v1 import jobs_pb2, runs_pb2
+from towline.errors import TowlineError
+from towline.v1 import jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.core import keys, locks
 from towline_agent.core.containers import ImageFacts
+from towline_agent.core.failures import failed
 from towline_agent.core.ownership import made_labels
 from towline_agent.installations import BuildLog
 from towline_agent.telling import Tell
 
-__all__ = ["Build"]
+__all__ = ["Build", "not_built"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,9 @@ class Build:
     def by(self, locked: locks.Locked | None) -> "Build":
         """Return the build with the lock that the source tree has."""
         return replace(self, locked=locked, key=replace(self.key, lock=locked.digest if locked else ""))
+
+
+async def not_built(error: TowlineError, log: BuildLog) -> leases_pb2.AttemptResult:
+    """Say, in the build's log too, why an image cannot be built, and return it as the attempt's result."""
+    await log.write(f"towline: {error.message}\n".encode())
+    return failed(runs_pb2.FAILURE_CAUSE_IMAGE_BUILD, f"The image could not be built: {error.message}")

@@ -12,10 +12,10 @@ from towline.errors import FailedPrecondition, InvalidArgument, NotFound
 from towline.v1 import docker_pb2, jobs_pb2, leases_pb2, runs_pb2
 from towline_agent.base_images import BaseImages
 from towline_agent.builders import Builders
+from towline_agent.builds import not_built
 from towline_agent.core import dockerfile, keys
 from towline_agent.core.ancestors import LABEL_ENVIRONMENT
 from towline_agent.core.containers import ImageFacts
-from towline_agent.core.failures import failed
 from towline_agent.core.ownership import made_labels
 from towline_agent.dockerfile_log import DockerfileLog
 from towline_agent.dockerfile_trees import TreeContents, look_into
@@ -90,10 +90,7 @@ class DockerfileImages:
 
                 return await self._images.get(Wanted(f"sha256:{digest}", keys.job_tag(digest), make), tell)
         except (FailedPrecondition, InvalidArgument, NotFound) as error:
-            await log.write(f"towline: {error.message}\n".encode())
-            return failed(
-                runs_pb2.FAILURE_CAUSE_IMAGE_BUILD, f"The image could not be built: {error.message}"
-            )
+            return await not_built(error, log)
 
     @asynccontextmanager
     async def _tree(self, spec: runs_pb2.LaunchSpec, platform: str, tell: Tell) -> AsyncIterator[_Tree]:
