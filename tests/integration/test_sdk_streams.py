@@ -64,6 +64,7 @@ class Misbehaving(
     def __init__(self, *answers) -> None:
         self.answers = list(answers)
         self.requests: list[object] = []
+        self.refusals: dict[str, InvalidArgument] = {}
         self.cancelled = threading.Event()
 
     async def _answer(self, request):
@@ -103,6 +104,11 @@ class Misbehaving(
         async for request in request_iterator:
             self.requests.append(request)
             answer = self.answers.pop(0) if self.answers else None
+            if isinstance(answer, InvalidArgument):
+                self.refusals[request.request_id] = answer
+            # It stays wrong: where a stream breaks under a write gRPC may not tell why, and it comes again.
+            if request.request_id in self.refusals:
+                raise self.refusals[request.request_id]
             if isinstance(answer, Exception):
                 raise answer
             if answer == "silence":
@@ -345,18 +351,6 @@ class FlakyLogs(Misbehaving):
                 yield logs_pb2.TailLogsResponse(epoch=epoch, offset=offset, data=data)
         if left is not None:
             raise DOWN
-
-    async def StreamSubmitRuns(self, request_iterator, context):
-        async for request in request_iterator:
-            self.requests.append(request)
-            answer = self.answers.pop(0) if self.answers else None
-            if isinstance(answer, Exception):
-                raise answer
-            if answer == "silence":
-                await self._silence()
-            if answer != "dropped":
-                names = [f"runs/{run.display_name}" for run in request.runs]
-                yield runs_pb2.StreamSubmitRunsResponse(runs=names)
 
     async def WatchRun(self, request, context):
         yield runs_pb2.WatchRunResponse(run=run_in(runs_pb2.RUN_STATE_RUNNING, *list(self.logs)[:1]))

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import Mapping
+import threading
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from towline_agent.core.ownership import LABEL_MADE_BY
 from towline_testing.waiting import eventually
@@ -15,6 +16,8 @@ from towline_testing.waiting import eventually
 REPOSITORY = Path(__file__).parents[3]
 PYTHON = "3.11"
 _LONGEST_TEST = timedelta(minutes=10)
+
+T = TypeVar("T")
 
 
 @cache
@@ -104,34 +107,47 @@ def _remove_left_over() -> None:
 
 
 class EngineProxy:
-    """A socket in front of the engine's, which a test may take away: an engine that stops and comes back."""
+    """A socket in front of the engine's, which a test may take away: an engine that stops and comes back.
+
+    It has a thread of its own: an answer that nobody reads any more keeps its container locked in the engine,
+    and a test that then waits for the engine would hold up the one who could end that.
+    """
 
     def __init__(self, path: Path) -> None:
         self.url = f"unix://{path}"
         self._path = path
-        self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._connected, self._path)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = await self._there(asyncio.start_unix_server(self._connected, self._path))
 
     async def stop(self) -> None:
-        assert self._server
+        await self._there(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join)
+        self._loop.close()
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _close(self) -> None:
         self._server.close()
         self._path.unlink(missing_ok=True)
-        for writer in self._open:
-            writer.transport.abort()
-        await self._server.wait_closed()
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for connection in connections:
+            connection.cancel()
+        if connections:
+            await asyncio.wait(connections)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, away = await asyncio.open_unix_connection("/var/run/docker.sock")
-        self._open |= {writer, away}
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_copy(reader, away))
                 group.create_task(_copy(there, writer))
         finally:
-            self._open -= {writer, away}
             writer.transport.abort()
             away.transport.abort()
 
