@@ -4,18 +4,20 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from towline.errors import TowlineError
 from towline.names import RunName
-from towline.service.postgres import connecting, transaction
+from towline.service.postgres import RequestKey, connecting, transaction
 from towline.v1 import leases_pb2, queues_pb2, runs_pb2
 from towline_queue.core.dispatch import HandedOut, Search
+from towline_queue.core.kinds import taken_apart
 from towline_queue.core.lease_ids import AttemptKey, lease_id
 from towline_queue.core.leases import Claimed, Newcomer, Opened, Opening, SessionKey
 from towline_queue.core.matching import (
@@ -35,8 +37,10 @@ from towline_queue.core.stops import stop_reason
 from towline_queue.core.submission import NewRun
 from towline_queue.core.transitions import State
 from towline_queue.storage import agents, new_runs, queues, runs
+from towline_queue.storage.claims import Claims
 from towline_queue.storage.database import Database, opening
 from towline_queue.storage.lease_store import PostgresLeaseStore
+from towline_queue.storage.tables import launch_specs
 from towline_queue.store import LeaseStore
 from towline_testing.history import violations
 from towline_testing.memory_store import MemoryLeaseStore
@@ -92,6 +96,7 @@ _SWEEPS = ("lost", "unanswered", "promote", "expire", "overdue", "forget", "lead
 _SMALL = st.integers(0, 2)
 _ASKED = st.one_of(
     st.tuples(st.just("submit"), _SMALL, _SMALL),
+    st.tuples(st.just("submit to"), st.integers(0, 3), _SMALL),
     st.tuples(st.sampled_from(("open", "open many")), _SMALL, st.integers(0, 11)),
     st.tuples(
         st.sampled_from(("renew", "leave", "drain", "drain by", "withhold", "settle")),
@@ -116,7 +121,8 @@ class Pair:
         self.database = database
         self.now = 1000.0
         self.memory = MemoryLeaseStore(lambda: self.now, chance=lambda: 0.0)
-        self.postgres = PostgresLeaseStore(database)
+        self.claims = Claims(database)
+        self.postgres = PostgresLeaseStore(database, self.claims)
         self.sessions: dict[str, SessionKey] = {}
         self.first: dict[str, SessionKey] = {}
         self.numbers = iter(range(1, 10_000))
@@ -142,6 +148,8 @@ class Pair:
         match what:
             case "submit":
                 await self._submit(who, how)
+            case "submit to":
+                await self._submit_to(who, how)
             case "cancel" | "preempt":
                 await self._ask_api(what, who)
             case "drain by":
@@ -167,6 +175,45 @@ class Pair:
         assert not violations(self.memory.history)
 
     async def _submit(self, gpus: int, how: int) -> None:
+        new = self._new(gpus, how)
+        self.memory.submit(new)
+        assert await new_runs.store(self.database, [new_runs.single(new)]) == [new_runs.Outcome.STORED]
+
+    async def _submit_to(self, who: int, how: int) -> None:
+        """Store a lone run, perhaps with a place: as a submission, and a claim where it is the first."""
+        new, lane = self._new(0, how), Lane(QUEUE, 0)
+        sessions = list(self.sessions.values())
+        key = sessions[who] if who < len(sessions) else None
+        place = key and Place(lane, key.id, key.agent, 1)
+        first = not any(self.memory.tables.runs[name].shape == 0 for name in self.memory.tables.ready)
+        self.memory.submit(new)
+        claimed: Sequence[Claimed] = []
+        if place is not None and first:
+            search = Search(lane, 1, anew=False)
+            claimed = (await self.memory.hand_out([], [search], lambda *_: [place])).claimed
+        outcome, lease = await self.claims.store(await self._lone(new), place)
+        assert outcome is new_runs.Outcome.STORED
+        assert _plain([lease] if lease else []) == _plain(claimed)
+
+    async def _lone(self, new: NewRun) -> new_runs.NewRuns:
+        kind, own_spec = taken_apart(new)
+        async with transaction(self.engine) as connection:
+            spec = {"digest": kind.digest, "spec": kind.spec, "queue_spec": b"", "max_wait": kind.max_wait}
+            spec["retry_policy"] = kind.retry_policy
+            await connection.execute(insert(launch_specs).values(spec).on_conflict_do_nothing())
+        version = (await new_runs.queue_versions(self.database, [QUEUE]))[QUEUE]
+        made = new_runs.NewRuns(
+            key=RequestKey("SubmitRunRequest", uuid4(), b""),
+            response=b"",
+            kinds=[new_runs.NewKind(kind, version, None)],
+            names=[new.spec.run],
+            own_specs=[own_spec],
+            run_kinds=[1],
+        )
+        assert made.lone
+        return made
+
+    def _new(self, gpus: int, how: int) -> NewRun:
         policy = runs_pb2.RetryPolicy()
         policy.budgets.add(cause=runs_pb2.FAILURE_CAUSE_USER_ERROR, max_retries=how % 2)
         policy.budgets.add(cause=runs_pb2.FAILURE_CAUSE_NODE_LOST, max_retries=1)
@@ -178,9 +225,7 @@ class Pair:
         spec.docker.gpus = gpus
         if how == 2:
             spec.limits.max_wait.FromTimedelta(timedelta(seconds=20))
-        new = NewRun(spec, runs_pb2.PRIORITY_MEDIUM, {}, {}, None, "", b"")
-        self.memory.submit(new)
-        assert await new_runs.store(self.database, [new_runs.single(new)]) == [new_runs.Outcome.STORED]
+        return NewRun(spec, runs_pb2.PRIORITY_MEDIUM, {}, {}, None, "", b"")
 
     async def _ask_api(self, what: str, number: int) -> None:
         names = sorted(self.memory.tables.runs)

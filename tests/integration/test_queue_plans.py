@@ -19,6 +19,7 @@ SCANS = {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
 
 # Everything that a run may come across. A name is a file in storage/.
 EXPECTED = {
+    "insert_run",
     "insert_runs",
     "claim",
     "attempt_progress",

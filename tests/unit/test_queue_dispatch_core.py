@@ -93,6 +93,41 @@ def begun(made: Dispatch, now_s: float = 0) -> Round:
     return round_
 
 
+def test_a_run_that_is_being_stored_has_a_place_where_none_is_known_to_wait():
+    agent = session()
+    made = dispatch(agent)
+    round_ = made.begin_for(CPU, 0)
+    assert round_ is not None
+    assert round_.choose(round_.offers, None) == [Place(CPU, agent.key.id, "agents/one", 1)]
+    beat(agent, 1)  # said while it is being stored
+    assert agent.credits.free_slots == 0
+    lease = claim("runs/a", agent.key.id)
+    granted = round_.ended(HandedOut([lease], dry=frozenset({CPU})))
+    assert granted[agent.key.id].leases == [(lease, 1)]
+    assert made.begin(0) is None
+    assert made.begin_for(CPU, 0) is None  # its only slot is taken
+
+
+def test_a_run_that_is_being_stored_has_none_where_another_may_go_before_it():
+    made = dispatch(session(queues=(QUEUE, "queues/other")))
+    assert made.begin_for(Lane("queues/unknown", 0), 0) is None
+    made.may_wait("queues/other", 0)
+    assert made.begin_for(CPU, 0) is None
+    search(begun(made), [])
+    assert made.begin_for(CPU, 0) is not None
+
+
+def test_where_nobody_knows_whether_it_was_stored_it_is_searched_for():
+    agent = session()
+    made = dispatch(agent)
+    round_ = made.begin_for(CPU, 0)
+    assert round_ is not None
+    round_.choose(round_.offers, None)
+    round_.failed()
+    assert agent.credits.free_slots == 2
+    assert [search.lane for search in begun(made).searches] == [CPU]
+
+
 def test_what_is_claimed_is_granted_in_order():
     agent = session()
     made = dispatch(agent)

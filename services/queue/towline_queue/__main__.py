@@ -24,6 +24,7 @@ from towline_queue.servicers.queues import QueueServicer
 from towline_queue.servicers.runs import RunServicer
 from towline_queue.settings import QueueSettings
 from towline_queue.signals import Signals
+from towline_queue.storage.claims import Claims
 from towline_queue.storage.database import opening
 from towline_queue.storage.lease_store import PostgresLeaseStore
 from towline_queue.storage.notifications import Notifications
@@ -48,9 +49,10 @@ async def running(settings: QueueSettings) -> AsyncIterator[str]:
         registry_client(settings.registry_address) as registry,
     ):
         await migrate(engine, schema=SCHEMA, scripts="towline_queue:migrations")
-        leasing = Leasing(PostgresLeaseStore(database), signals, settings)
+        claims = Claims(database)
+        leasing = Leasing(PostgresLeaseStore(database, claims), signals, settings)
         log_writer = LogWriter(engine, signals)
-        storing = Storing(database, signals)
+        storing = Storing(database, claims, leasing.dispatcher, signals)
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             queues_pb2_grpc.add_QueueServiceServicer_to_server(QueueServicer(engine, signals), server)

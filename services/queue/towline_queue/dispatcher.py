@@ -8,16 +8,21 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from towline.errors import TowlineError
 from towline_queue.connections import Connections
-from towline_queue.core.dispatch import Dispatch, Round
+from towline_queue.core.dispatch import Dispatch, HandedOut, Round
+from towline_queue.core.leases import Claimed
+from towline_queue.core.matching import Lane, Place
 from towline_queue.signals import POLL, Key, Signals, Topic, Watch, parse_ready_name
 from towline_queue.store import LeaseStore
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "Room"]
 
 _log = logging.getLogger(__name__)
 _PAUSE_S: Final = 0.5
@@ -25,6 +30,19 @@ _LOOK_SHARE: Final = 0.01
 """Part of the time that looking everywhere may take: it steps over rows that nobody can clear away yet."""
 _LONGEST_REST_S: Final = 5.0
 """However long a look took, on a machine that is busy with something else, the next one comes after this."""
+
+
+@dataclass
+class Room:
+    """Room for a run that is being stored.
+
+    Attributes:
+        place: Who may have it; None: nobody, it is to wait.
+        claimed: The lease that was made of it; None: it waits.
+    """
+
+    place: Place | None = None
+    claimed: Claimed | None = None
 
 
 class Dispatcher:
@@ -44,12 +62,37 @@ class Dispatcher:
         self._signals = signals
         self._connections = connections
         self._dispatch = Dispatch(reserve_after=reserve_after)
+        self._turn = asyncio.Lock()
+        """Held for as long as a round is under way."""
         self._look_at_s = float("-inf")
         """When to look everywhere again."""
 
     def has_room(self, queue: str) -> bool:
         """Tell whether an agent of this process could probably take a run of a queue."""
         return self._dispatch.has_room(queue)
+
+    @asynccontextmanager
+    async def room_for(self, lane: Lane) -> AsyncIterator[Room]:
+        """Give room for a run of a lane while the block stores it; then tell the session that was given it.
+
+        There is a place only where no run is known that may go before it. Runs that need GPUs get none:
+        their agents are locked before it is seen which GPUs are free.
+        """
+        if lane.shape or self._turn.locked():
+            yield Room()
+            return
+        async with self._turn:
+            round_ = self._dispatch.begin_for(lane, time.monotonic())
+            if round_ is None:
+                yield Room()
+                return
+            room = Room(next(iter(round_.choose(round_.offers, None)), None))
+            try:
+                yield room
+            except BaseException:
+                round_.failed()
+                raise
+            self._tell(round_, HandedOut([room.claimed] if room.claimed else [], dry=frozenset({lane})))
 
     async def run(self) -> None:
         """Hand out runs until cancelled."""
@@ -77,10 +120,11 @@ class Dispatcher:
         if everywhere:
             self._dispatch.look_everywhere()
             self._look_at_s = began_s + POLL.total_seconds()
-        round_ = self._dispatch.begin(began_s)
-        if round_ is None:
-            return False
-        go_on = await self._carry_out(round_)
+        async with self._turn:
+            round_ = self._dispatch.begin(began_s)
+            if round_ is None:
+                return False
+            go_on = await self._carry_out(round_)
         if everywhere:
             took_s = time.monotonic() - began_s
             rest_s = max(POLL.total_seconds(), min(took_s / _LOOK_SHARE, _LONGEST_REST_S))
@@ -106,13 +150,17 @@ class Dispatcher:
         except BaseException:
             round_.failed()
             raise
+        self._tell(round_, handed_out)
+        return bool(handed_out.claimed or handed_out.refused)
+
+    def _tell(self, round_: Round, handed_out: HandedOut) -> None:
+        """End a round, and tell sessions what they were given."""
         for session_id, granted in round_.ended(handed_out).items():
             session = self._connections.get(session_id)
             if session is not None:  # else its agent's next inventory settles what it was given
                 session.handle(granted)
         for lease in handed_out.claimed:
             self._signals.run_changed(lease.key.run)
-        return bool(handed_out.claimed or handed_out.refused)
 
 
 async def _pause() -> None:

@@ -147,16 +147,32 @@ class Dispatch:
         Args:
             now_s: As in `SessionProtocol.handle`.
         """
-        queues = [queue for queue in self._hints if queue in self._servers]
-        if not queues:
-            return None
-        wanted = {queue: shapes for queue in queues if (shapes := self._wanted(queue))}
+        wanted = self._searchable()
         if not wanted:
             return None
         if sum(len(shapes) for shapes in wanted.values()) == 1:
             ((queue, shapes),) = wanted.items()
             return self._one_lane(Lane(queue, *shapes), now_s)
         return self._many_lanes(wanted, now_s)
+
+    def begin_for(self, lane: Lane, now_s: float) -> "Round | None":
+        """Begin a round for a run that nobody has stored yet.
+
+        None: another run may go before it, as far as is known here, or nobody can take it.
+
+        Args:
+            lane: Where it would wait.
+            now_s: As in `SessionProtocol.handle`.
+        """
+        if lane.queue not in self._servers or self._searchable():
+            return None
+        offers = self._fitting(lane, now_s)
+        return self._round(offers, [Search(lane, 1, anew=False)]) if offers else None
+
+    def _searchable(self) -> dict[str, dict[int, bool]]:
+        """Return the queues, and of each the shapes, that may have runs which a session could take."""
+        queues = [queue for queue in self._hints if queue in self._servers]
+        return {queue: shapes for queue in queues if (shapes := self._wanted(queue))}
 
     def _wanted(self, queue: str) -> dict[int, bool]:
         """Return the shapes to be searched that sessions of the queue have GPUs for; see `_Hints.shapes`."""
@@ -168,15 +184,8 @@ class Dispatch:
 
     def _one_lane(self, lane: Lane, now_s: float) -> "Round | None":
         """Begin a round for the only lane that may have runs: it is known what goes where without a look."""
-        offers: list[Offer] = []
-        room = 0
-        for session in list(self._servers[lane.queue].sessions.values()):
-            offer = self._offer(session, now_s)
-            if offer is not None and (fitting := offer.fitting(lane.shape)):
-                offers.append(offer)
-                room += fitting
-                if len(offers) == _MOST_CONSIDERED:
-                    break
+        offers = self._fitting(lane, now_s)
+        room = sum(offer.fitting(lane.shape) for offer in offers)
         most = min(room, self._asks.get(lane, _FIRST_ASK))
         return self._round(offers, [Search(lane, most, self._pop(lane))]) if most else None
 
@@ -195,6 +204,17 @@ class Dispatch:
     def _round(self, offers: Sequence[Offer], searches: Sequence[Search]) -> "Round":
         sessions = {offer.session: self._servers[offer.queues[0]].sessions[offer.session] for offer in offers}
         return Round(self, offers, searches, sessions, self._reserve_after)
+
+    def _fitting(self, lane: Lane, now_s: float) -> list[Offer]:
+        """Return what sessions could take of which a run of the lane is one, as many as are considered."""
+        offers: list[Offer] = []
+        for session in list(self._servers[lane.queue].sessions.values()):
+            offer = self._offer(session, now_s)
+            if offer is not None and offer.fitting(lane.shape):
+                offers.append(offer)
+                if len(offers) == _MOST_CONSIDERED:
+                    break
+        return offers
 
     def _offer(self, session: SessionProtocol, now_s: float) -> Offer | None:
         """Return what a session could take; one that has no credits is not considered until it gets some."""

@@ -1,4 +1,4 @@
-"""Handing out waiting runs: (look), decide, claim.
+"""Handing out waiting runs: (look), decide, claim. A new run is handed out by the statement that stores it.
 
 What is decided is how many runs of a lane go where; which ones they are is found by the claim, so that it is
 one statement where only one lane is searched.
@@ -20,6 +20,7 @@ from towline_queue.core.low_water import LowWater
 from towline_queue.core.matching import Lane, Offer, Place, WaitingRun
 from towline_queue.core.transitions import CLAIM
 from towline_queue.storage.database import Database, Row, Transaction
+from towline_queue.storage.new_runs import NewRuns, Outcome
 from towline_queue.storage.shared_specs import SharedSpecs
 from towline_queue.store import Choose
 
@@ -57,6 +58,52 @@ class Claims:
             waiting = None if one_lane else await self._look(transaction, searches)
             claim = await self._claim(transaction, searches, choose(free, waiting))
         return await self._handed_out(claim, waiting)
+
+    async def store(self, new: NewRuns, place: Place | None) -> tuple[Outcome, Claimed | None]:
+        """Store a lone run, and lease it where none of its lane waits before it.
+
+        Args:
+            new: The run; its kind's spec is there.
+            place: Who may have it, with one slot and no GPUs; None: it is to wait.
+
+        Returns:
+            What became of the request, which is STALE also while its queue is locked; and the lease, if
+            it was handed out.
+        """
+        (made,), (name,), (own_spec,) = new.kinds, new.names, new.own_specs
+        kind, queue = made.kind, made.queue
+        assert new.key and queue  # noqa: S101 - it is `lone`
+        (row,) = await self._database.rows(
+            "insert_run",
+            method=new.key.method,
+            request_id=new.key.id,
+            request_digest=new.key.digest,
+            response=new.response,
+            queue=kind.queue,
+            queue_revision=queue.revision,
+            queue_time=queue.create_time,
+            name=name,
+            priority=kind.priority,
+            shape=kind.shape,
+            job_version=kind.job_version,
+            author=kind.author,
+            labels=kind.labels_json,
+            variables=kind.variables_json,
+            launch_spec=kind.digest,
+            own_spec=own_spec,
+            max_wait=kind.max_wait,
+            agent=place and place.agent,
+            session=place and place.session,
+            priorities=_PRIORITIES,
+            floors=self._floors([Search(Lane(kind.queue, kind.shape), 1, anew=False)]),
+            state=CLAIM.target,
+        )
+        if not row["stored"]:
+            return Outcome.REPEATED if row["fresh"] else Outcome.STALE, None
+        if place is None or row["lost_after_s"] is None:
+            return Outcome.STORED, None
+        ttl = timedelta(seconds=row["lost_after_s"])
+        return Outcome.STORED, Claimed(AttemptKey(name, 1), place.session, 1, kind.spec + own_spec, (), ttl)
 
     async def _look(self, transaction: Transaction, searches: Sequence[Search]) -> list[WaitingRun]:
         """Return the first waiting runs of lanes."""

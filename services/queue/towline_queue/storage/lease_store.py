@@ -33,11 +33,12 @@ class PostgresLeaseStore:
 
     Args:
         database: The way to PostgreSQL.
+        claims: Those of this process; None: its own.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, claims: Claims | None = None) -> None:
         self._database = database
-        self._claims = Claims(database)
+        self._claims = claims or Claims(database)
 
     async def open_sessions(self, openings: Sequence[Opening]) -> Sequence[Opened | TowlineError]:
         """See LeaseStore."""

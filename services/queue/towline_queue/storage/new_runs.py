@@ -61,6 +61,14 @@ class NewRuns:
     own_specs: Sequence[bytes]
     run_kinds: Sequence[int]
 
+    @property
+    def lone(self) -> bool:
+        """Whether it is one run, checked and remembered, that may start at once."""
+        if len(self.names) > 1 or self.key is None:
+            return False
+        (new,) = self.kinds
+        return new.queue is not None and new.due is None
+
 
 class Outcome(Enum):
     """What became of a request."""
