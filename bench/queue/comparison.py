@@ -45,14 +45,15 @@ class Turn:
                         self._submit(system.name, driven, submit, figures)
                     self._drain(system.name, driven, drain, figures)
             if "dispatch" in self.only:
-                answer = driven.ask("dispatch", samples=self.samples, warm_up=50)
-                _note_times(figures, system.name, "dispatch", answer)
+                for variant in driven.about["dispatch"]:
+                    answer = driven.ask("dispatch", samples=self.samples, warm_up=50, variant=variant)
+                    _note_times(figures, system.name, "dispatch", answer, variant)
             if "load" in self.only:
                 best = figures.best(system.name, "drain")
                 rate = figures.values[system.name][best][-1] / 2
                 variant = best.partition(": ")[2]
                 answer = driven.ask("load", rate=rate, seconds=self.load_s, variant=variant)
-                _note_times(figures, system.name, "dispatch under half load", answer)
+                _note_times(figures, system.name, "dispatch under half load", answer, variant)
         for submit in submits[len(drains) :] if "submit" in self.only else []:
             with system.running(postgres) as driven:
                 driven.ask("submit", runs=BATCH, variant=submit)  # likewise
@@ -88,7 +89,7 @@ def compare(
     return figures, versions
 
 
-def _note_times(figures: Figures, name: str, figure: str, answer: Answer) -> None:
+def _note_times(figures: Figures, name: str, figure: str, answer: Answer, variant: str) -> None:
     median, high = percentiles(answer.said["ms"])
-    figures.note(name, f"{figure}, p50", median)
-    figures.note(name, f"{figure}, p99", high)
+    figures.note(name, f"{figure}, p50: {variant}", median)
+    figures.note(name, f"{figure}, p99: {variant}", high)

@@ -50,8 +50,9 @@ class Figures:
         return [figure for figure in self.values[subject] if figure.startswith(f"{kind}: ")]
 
     def best(self, subject: str, kind: str) -> str:
-        """Return which of the figures "kind: …" has the highest median."""
-        return max(self.variants(subject, kind), key=lambda figure: self.median(subject, figure))
+        """Return which of the figures "kind: …" has the highest median; of times, "…, p50", the lowest."""
+        choose = min if kind.endswith(", p50") else max
+        return choose(self.variants(subject, kind), key=lambda figure: self.median(subject, figure))
 
     def ratio(self, above: tuple[str, str], below: tuple[str, str]) -> float:
         """Return the median over rounds of one (subject, figure) ÷ the other, each in the same round."""

@@ -35,7 +35,8 @@ class PgqueuerSide:
 
     async def about(self) -> dict[str, Any]:
         versions = {name: version(name) for name in PACKAGES}
-        return {"versions": versions, "submit": ["one at a time", "four in flight"], "drain": list(DRAINS)}
+        submit = ["one at a time", "four in flight"]
+        return {"versions": versions, "submit": submit, "drain": list(DRAINS), "dispatch": ["one call each"]}
 
     async def submit(self, runs: int, variant: str) -> dict[str, Any]:
         lanes = 1 if variant == "one at a time" else IN_FLIGHT
@@ -59,7 +60,7 @@ class PgqueuerSide:
             raise RuntimeError(f"{done} runs came out of {runs}")
         return {"seconds": seconds}
 
-    async def dispatch(self, samples: int, warm_up: int) -> dict[str, Any]:
+    async def dispatch(self, samples: int, warm_up: int, variant: str) -> dict[str, Any]:  # noqa: ARG002 - it has but one
         probes = Probes()
         async with self._working(lambda _job: probes.arrived()):
             for _ in range(warm_up + samples):

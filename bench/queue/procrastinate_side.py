@@ -36,7 +36,8 @@ class ProcrastinateSide:
 
     async def about(self) -> dict[str, Any]:
         versions = {name: version(name) for name in PACKAGES}
-        return {"versions": versions, "submit": ["one at a time", "four in flight"], "drain": [DRAIN]}
+        submit = ["one at a time", "four in flight"]
+        return {"versions": versions, "submit": submit, "drain": [DRAIN], "dispatch": ["one call each"]}
 
     async def submit(self, runs: int, variant: str) -> dict[str, Any]:
         lanes = 1 if variant == "one at a time" else IN_FLIGHT
@@ -53,7 +54,7 @@ class ProcrastinateSide:
             raise RuntimeError(f"{self._load.done} runs came out of {runs}")
         return {"seconds": seconds}
 
-    async def dispatch(self, samples: int, warm_up: int) -> dict[str, Any]:
+    async def dispatch(self, samples: int, warm_up: int, variant: str) -> dict[str, Any]:  # noqa: ARG002 - it has but one
         self._probes = Probes()
         async with self._working():
             for _ in range(warm_up + samples):

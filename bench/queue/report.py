@@ -49,14 +49,22 @@ def _comparison(figures: Figures) -> Iterator[str]:
             label = f"  {cost} per run{' [µs]' if 'CPU' in cost else ''}"
             names = {name: best[name].replace(kind, f"{kind} {cost}", 1) for name in systems}
             yield _row(label, [figures.shown(name, names[name]) for name in systems])
-    for figure in dict.fromkeys(figure for one in figures.values.values() for figure in one):
-        if figure.startswith("dispatch"):
-            yield _row(f"{figure} [ms]", [figures.shown(name, figure) for name in systems])
+    for kind in ("dispatch", "dispatch under half load"):
+        if not any(figures.has(name, kind) for name in systems):
+            continue
+        best = {name: figures.best(name, f"{kind}, p50") for name in systems}
+        for percentile in ("p50", "p99"):
+            names = {name: best[name].replace("p50", percentile) for name in systems}
+            yield _row(f"{kind}, {percentile} [ms]", [figures.shown(name, names[name]) for name in systems])
+        yield _row("  with", [best[name].partition(": ")[2] for name in systems])
     yield ""
     for name in systems:
         for kind in ("submit", "drain"):
             for figure in figures.variants(name, kind):
                 yield f"{name}, {figure}: {figures.shown(name, figure)} runs/s"
+        for percentile in ("p50", "p99"):
+            for figure in figures.variants(name, f"dispatch, {percentile}"):
+                yield f"{name}, {figure}: {figures.shown(name, figure)} ms"
 
 
 def _backlog(figures: Figures, parameters: dict[str, Any]) -> Iterator[str]:

@@ -27,7 +27,7 @@ class Side(Protocol):
     """One system, with an empty queue of its own. Every step that ends early or loses a run raises."""
 
     async def about(self) -> dict[str, Any]:
-        """Give `versions`, and the names of the `submit` and `drain` variants."""
+        """Give `versions`, and the names of the `submit`, `drain` and `dispatch` variants."""
 
     async def submit(self, runs: int, variant: str) -> dict[str, Any]:
         """Submit runs; give the `seconds` until the last one is durable."""
@@ -35,7 +35,7 @@ class Side(Protocol):
     async def drain(self, runs: int, variant: str) -> dict[str, Any]:
         """Execute that many of the waiting runs; give the `seconds` until the last one's end is durable."""
 
-    async def dispatch(self, samples: int, warm_up: int) -> dict[str, Any]:
+    async def dispatch(self, samples: int, warm_up: int, variant: str) -> dict[str, Any]:
         """Submit single runs to an idle worker, one at a time; give the `ms` each took to be in its hands."""
 
     async def load(self, rate: float, seconds: float, variant: str) -> dict[str, Any]:

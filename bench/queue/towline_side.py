@@ -50,7 +50,8 @@ class TowlineSide:
         if await self._can_stream():
             submit.append("stream")
         drain = [f"{self._sessions} sessions of {self._slots} slots"]
-        return {"versions": versions, "submit": submit, "drain": drain}
+        dispatch = ["one call each", *(["one stream"] if "stream" in submit else [])]
+        return {"versions": versions, "submit": submit, "drain": drain, "dispatch": dispatch}
 
     async def submit(self, runs: int, variant: str) -> dict[str, Any]:
         if variant == "stream":
@@ -76,8 +77,18 @@ class TowlineSide:
             await _lay_down(sessions)
         return {"seconds": seconds, "runs": runs - left}
 
-    async def dispatch(self, samples: int, warm_up: int) -> dict[str, Any]:
+    async def dispatch(self, samples: int, warm_up: int, variant: str) -> dict[str, Any]:
         probes = Probes()
+        stream = None
+        if variant == "one stream":
+            stream = self._runs.StreamSubmitRuns(timeout=CALL_S + samples)
+
+        async def submit() -> None:
+            if stream is None:
+                await self._submit_one(PROBE)
+            else:
+                await stream.write(runs_pb2.StreamSubmitRunsRequest(request_id=str(uuid4()), runs=[PROBE]))
+                await stream.read()
 
         async def work(session: Session) -> None:
             async for _ in session.work(lambda _grant: probes.arrived()):
@@ -85,11 +96,13 @@ class TowlineSide:
 
         async with self._working(work, sessions=1, slots=1) as (session,):
             for _ in range(warm_up + samples):
-                await probes.time(lambda: self._submit_one(PROBE))
+                await probes.time(submit)
                 while session.busy:  # else the slot may not be free yet
                     await pause()
                 await pause()
             await _lay_down([session])
+        if stream is not None:
+            await stream.done_writing()
         return {"ms": probes.ms[warm_up:]}
 
     async def load(self, rate: float, seconds: float, variant: str) -> dict[str, Any]:  # noqa: ARG002 - see drain
