@@ -19,6 +19,7 @@ _PROTOCOL: Final = "tests/unit/test_agent_protocol.py"
 
 _RUN_AND_EPOCH: Final = "WHERE leases.run = said.run AND leases.epoch = said.epoch"
 _RUN_ONLY: Final = "WHERE leases.run = said.run"
+_LONE: Final = "tests/integration/test_queue_lone_runs.py"
 _STALE: Final = f"{_ATTEMPTS}::test_a_stale_epoch_changes_no_row"
 
 
@@ -155,6 +156,31 @@ MUTATIONS: Final = (
                 f"{_QUEUE}/core/session_protocol.py",
                 "return self.phase is Phase.OPEN and not self._draining",
                 "return self.phase is Phase.OPEN",
+            ),
+        ),
+    ),
+    Mutation(
+        "lone-run-to-a-session-that-is-over",
+        "a run submitted alone is given to an agent that another process has replaced",
+        f"{_LONE}::test_an_agent_that_may_take_none_gets_none",
+        (
+            Edit(
+                f"{_SQL}/insert_run.sql",
+                " AND agents.session = CAST(:session AS uuid)\n"
+                "    JOIN queue.sessions ON sessions.id = agents.session\n",
+                "\n    JOIN queue.sessions ON sessions.id = CAST(:session AS uuid)\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "lone-run-before-others",
+        "a run submitted alone is handed out before one that waits",
+        f"{_LONE}::test_it_passes_none_that_waits_of_which_this_process_was_not_told",
+        (
+            Edit(
+                f"{_SQL}/insert_run.sql",
+                "AND ready.priority = level.priority AND ready.seq >= level.floor",
+                "AND false",
             ),
         ),
     ),
