@@ -179,19 +179,19 @@ class Pair:
         self.memory.submit(new)
         assert await new_runs.store(self.database, [new_runs.single(new)]) == [new_runs.Outcome.STORED]
 
-    async def _submit_to(self, who: int, how: int) -> None:
-        """Store a lone run, perhaps with a place: as a submission, and a claim where it is the first."""
-        new, lane = self._new(0, how), Lane(QUEUE, 0)
-        sessions = list(self.sessions.values())
-        key = sessions[who] if who < len(sessions) else None
-        place = key and Place(lane, key.id, key.agent, 1)
-        first = not any(self.memory.tables.runs[name].shape == 0 for name in self.memory.tables.ready)
+    async def _submit_to(self, who: int, gpus: int) -> None:
+        """Store a lone run, perhaps with an offer: as a submission, and a claim where it is the first."""
+        new, lane = self._new(gpus, who), Lane(QUEUE, gpus)
+        offers = self._offers()[who : who + 1]
+        tables = self.memory.tables
+        first = not any(Lane(tables.runs[run].queue, tables.runs[run].shape) == lane for run in tables.ready)
         self.memory.submit(new)
         claimed: Sequence[Claimed] = []
-        if place is not None and first:
-            search = Search(lane, 1, anew=False)
-            claimed = (await self.memory.hand_out([], [search], lambda *_: [place])).claimed
-        outcome, lease = await self.claims.store(await self._lone(new), place)
+        if offers and first:
+            claimed = (await _hand_out(self.memory, offers, [Search(lane, 1, anew=False)])).claimed
+        outcome, lease = await self.claims.store(
+            await self._lone(new), offers, lambda free, _: spread(free, lane, 1)
+        )
         assert outcome is new_runs.Outcome.STORED
         assert _plain([lease] if lease else []) == _plain(claimed)
 
@@ -318,11 +318,12 @@ class Pair:
                 inventory = Inventory(entries, speaks_for=None if how % 2 else keys | held)
                 await self.both(lambda store: store.settle(key, inventory))
 
+    def _offers(self) -> list[Offer]:
+        gpus = frozenset({"GPU-0", "GPU-1"})
+        return [Offer(key.id, key.agent, (QUEUE,), 2, gpus, 2) for key in self.sessions.values()]
+
     async def _hand_out(self) -> None:
-        offers = [
-            Offer(key.id, key.agent, (QUEUE,), 2, frozenset({"GPU-0", "GPU-1"}), 2)
-            for key in self.sessions.values()
-        ]
+        offers = self._offers()
         searches = [Search(lane, most, anew=False) for lane, most in lanes(offers).items()]
         if searches:
             await self.both(lambda store: _hand_out(store, offers, searches))

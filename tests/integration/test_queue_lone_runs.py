@@ -30,11 +30,11 @@ async def world(
 
 
 @asynccontextmanager
-async def idle(world: LeaseWorld, **agent: object) -> AsyncIterator[FakeSession]:
-    """Give an agent that has done a run of the kind that follows, and has room again."""
+async def idle(world: LeaseWorld, *, wanted: int = 0, **agent: object) -> AsyncIterator[FakeSession]:
+    """Give an agent that has done a run of the kind that follows, with so many GPUs, and has room again."""
     async with FakeAgent(**agent).connected(world.service.channel) as session:
         await session.beat()
-        await world.submit()
+        await world.submit(gpus=wanted)
         await session.finish(await session.next_accepted())
         await session.beat()
         yield session
@@ -44,10 +44,14 @@ async def leases(world: LeaseWorld) -> dict[str, int]:
     return {row["run"]: row["epoch"] for row in await world.sql("SELECT run, epoch FROM queue.leases")}
 
 
-async def test_it_goes_to_an_idle_agent_in_the_transaction_that_stores_it(world: LeaseWorld) -> None:
-    async with idle(world, slots=2) as session:
-        run = await world.submit()
+@pytest.mark.parametrize("wanted", [0, 1])
+async def test_it_goes_to_an_idle_agent_in_the_transaction_that_stores_it(
+    world: LeaseWorld, wanted: int
+) -> None:
+    async with idle(world, wanted=wanted, slots=2, gpus=("GPU-a", "GPU-b")) as session:
+        run = await world.submit(gpus=wanted)
         grant = await session.next_grant()
+        assert len(grant.gpu_ids) == wanted
         assert grant.spec.run == run
         assert (grant.epoch, grant.spec.job_version, grant.spec.queue) == (1, JOB, QUEUE)
         assert await leases(world) == {run: 1}
@@ -57,6 +61,20 @@ async def test_it_goes_to_an_idle_agent_in_the_transaction_that_stores_it(world:
         await session.accept(grant)
         await session.finish(grant)
         assert (await world.get(run)).state == runs_pb2.RUN_STATE_SUCCEEDED
+
+
+async def test_a_gpu_that_a_lease_holds_is_not_given_whatever_the_agent_says(world: LeaseWorld) -> None:
+    gpus = ("GPU-a", "GPU-b")
+    async with idle(world, wanted=1, slots=8, gpus=gpus) as session:
+        given = []
+        for _ in gpus:
+            await world.submit(gpus=1)
+            given += (await session.next_accepted()).gpu_ids
+            await session.beat(free_slots=8, free_gpu_ids=gpus)
+        assert sorted(given) == sorted(gpus)
+        third = await world.submit(gpus=1)
+        assert (await world.get(third)).state == QUEUED
+        assert len(await leases(world)) == 2
 
 
 async def test_of_two_at_once_the_other_waits_for_the_only_slot(world: LeaseWorld) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,9 +18,9 @@ from towline.errors import TowlineError
 from towline_queue.connections import Connections
 from towline_queue.core.dispatch import Dispatch, HandedOut, Round
 from towline_queue.core.leases import Claimed
-from towline_queue.core.matching import Lane, Place
+from towline_queue.core.matching import Lane, Offer
 from towline_queue.signals import POLL, Key, Signals, Topic, Watch, parse_ready_name
-from towline_queue.store import LeaseStore
+from towline_queue.store import Choose, LeaseStore
 
 __all__ = ["Dispatcher", "Room"]
 
@@ -37,11 +37,13 @@ class Room:
     """Room for a run that is being stored.
 
     Attributes:
-        place: Who may have it; None: nobody, it is to wait.
+        offers: Who could have it; none: it is to wait.
+        choose: Chooses one of them for it, as in `LeaseStore.hand_out`.
         claimed: The lease that was made of it; None: it waits.
     """
 
-    place: Place | None = None
+    offers: Sequence[Offer] = ()
+    choose: Choose = lambda *_: ()
     claimed: Claimed | None = None
 
 
@@ -75,10 +77,9 @@ class Dispatcher:
     async def room_for(self, lane: Lane) -> AsyncIterator[Room]:
         """Give room for a run of a lane while the block stores it; then tell the session that was given it.
 
-        There is a place only where no run is known that may go before it. Runs that need GPUs get none:
-        their agents are locked before it is seen which GPUs are free.
+        There is some only where no run is known that may go before it.
         """
-        if lane.shape or self._turn.locked():
+        if self._turn.locked():
             yield Room()
             return
         async with self._turn:
@@ -86,7 +87,7 @@ class Dispatcher:
             if round_ is None:
                 yield Room()
                 return
-            room = Room(next(iter(round_.choose(round_.offers, None)), None))
+            room = Room(round_.offers, round_.choose)
             try:
                 yield room
             except BaseException:

@@ -87,7 +87,7 @@ class Storing:
     async def _store_lone(self, request: NewRuns) -> Outcome:
         kind = request.kinds[0].kind
         async with self._dispatcher.room_for(Lane(kind.queue, kind.shape)) as room:
-            outcome, room.claimed = await self._claims.store(request, room.place)
+            outcome, room.claimed = await self._claims.store(request, room.offers, room.choose)
         if room.claimed is None:
             self._announce([request], [outcome])
         return outcome

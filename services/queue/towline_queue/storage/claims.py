@@ -59,21 +59,34 @@ class Claims:
             claim = await self._claim(transaction, searches, choose(free, waiting))
         return await self._handed_out(claim, waiting)
 
-    async def store(self, new: NewRuns, place: Place | None) -> tuple[Outcome, Claimed | None]:
+    async def store(
+        self, new: NewRuns, offers: Sequence[Offer], choose: Choose
+    ) -> tuple[Outcome, Claimed | None]:
         """Store a lone run, and lease it where none of its lane waits before it.
 
         Args:
             new: The run; its kind's spec is there.
-            place: Who may have it, with one slot and no GPUs; None: it is to wait.
+            offers: Who could have it; none: it is to wait.
+            choose: As for `hand_out`; chooses one place at most.
 
         Returns:
             What became of the request, which is STALE also while its queue is locked; and the lease, if
             it was handed out.
         """
+        if not (offers and new.kinds[0].kind.shape):
+            return await self._store(self._database, new, choose(offers, None) if offers else ())
+        async with self._database.transaction() as transaction:
+            free = await _without_held_gpus(transaction, offers)
+            return await self._store(transaction, new, choose(free, None))
+
+    async def _store(
+        self, database: Database | Transaction, new: NewRuns, places: Sequence[Place]
+    ) -> tuple[Outcome, Claimed | None]:
         (made,), (name,), (own_spec,) = new.kinds, new.names, new.own_specs
         kind, queue = made.kind, made.queue
         assert new.key and queue  # noqa: S101 - it is `lone`
-        (row,) = await self._database.rows(
+        place = places[0] if places else None
+        (row,) = await database.rows(
             "insert_run",
             method=new.key.method,
             request_id=new.key.id,
@@ -94,6 +107,7 @@ class Claims:
             max_wait=kind.max_wait,
             agent=place and place.agent,
             session=place and place.session,
+            gpu_ids=",".join(place.gpu_ids) if place else "",
             priorities=_PRIORITIES,
             floors=self._floors([Search(Lane(kind.queue, kind.shape), 1, anew=False)]),
             state=CLAIM.target,
@@ -102,8 +116,9 @@ class Claims:
             return Outcome.REPEATED if row["fresh"] else Outcome.STALE, None
         if place is None or row["lost_after_s"] is None:
             return Outcome.STORED, None
+        key, spec = AttemptKey(name, 1), kind.spec + own_spec
         ttl = timedelta(seconds=row["lost_after_s"])
-        return Outcome.STORED, Claimed(AttemptKey(name, 1), place.session, 1, kind.spec + own_spec, (), ttl)
+        return Outcome.STORED, Claimed(key, place.session, 1, spec, place.gpu_ids, ttl)
 
     async def _look(self, transaction: Transaction, searches: Sequence[Search]) -> list[WaitingRun]:
         """Return the first waiting runs of lanes."""

@@ -1,7 +1,7 @@
 -- Store one run that may start at once, of a kind that is known: all that insert_runs.sql does for one request with
 -- one such run, in two thirds of its time. It waits, unless a session is named (`agent`, `session`) that may get it,
--- as claim.sql says, and none of its lane waits: then it gets a lease at once. `priorities` and `floors` are those
--- of claim.sql. It waits for no lock that is held for long, for all that is handed out waits for it.
+-- with these GPUs (`gpu_ids`, joined by commas) as claim.sql says, and none of its lane waits: then it gets a lease
+-- at once. `priorities` and `floors` are those of claim.sql. It waits for no lock that is held for long, for all that is handed out waits for it.
 -- Answers with one row: whether the queue is there as it was when the run was checked, and nobody changes it now;
 -- whether the run was stored (else the request is remembered, if the queue is fresh); and, if it was handed out,
 -- the `lost_after` of its queue.
@@ -26,6 +26,10 @@ WITH held AS MATERIALIZED (
     WHERE {reachable}
       AND NOT agents.draining
       AND NOT held.paused
+      AND (CAST(:gpu_ids AS text) = '' OR NOT EXISTS (
+          SELECT FROM queue.leases
+          WHERE leases.agent = CAST(:agent AS text)
+            AND leases.gpu_ids && string_to_array(CAST(:gpu_ids AS text), ',')))
       AND NOT EXISTS (
           SELECT
           FROM unnest(CAST(:priorities AS smallint[]), CAST(:floors AS bigint[])) AS level (priority, floor)
@@ -48,8 +52,8 @@ WITH held AS MATERIALIZED (
     RETURNING name, queue, shape, priority, seq
 ), leased AS (
     INSERT INTO queue.leases (run, epoch, number, session, agent, queue, gpu_ids, lost_after, state, detail)
-    SELECT made.name, 1, 1, CAST(:session AS uuid), CAST(:agent AS text), made.queue, '{}', place.lost_after,
-           CAST(:state AS smallint), 'Handed to ' || CAST(:agent AS text)
+    SELECT made.name, 1, 1, CAST(:session AS uuid), CAST(:agent AS text), made.queue,
+           string_to_array(CAST(:gpu_ids AS text), ','), place.lost_after, CAST(:state AS smallint), 'Handed to ' || CAST(:agent AS text)
     FROM made CROSS JOIN place
     RETURNING lost_after
 ), made_ready AS (
