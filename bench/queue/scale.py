@@ -43,7 +43,8 @@ def measure_scale(towline: Towline, scale: Scale, postgres: PostgresServer) -> d
     with ExitStack() as stack:
         driven = stack.enter_context(towline.running(postgres))
         assert driven.services
-        driven.ask("dispatch", samples=20, warm_up=20)  # what is loaded on first use is no session's
+        # What is loaded on first use is no session's.
+        driven.ask("dispatch", samples=20, warm_up=20, variant="one call each")
         queue = driven.services.queue_pid
         each = -(-scale.sessions // scale.processes)
         sizes = [min(each, scale.sessions - start) for start in range(0, scale.sessions, each)]
