@@ -160,8 +160,7 @@ class Dispatcher:
             session = self._connections.get(session_id)
             if session is not None:  # else its agent's next inventory settles what it was given
                 session.handle(granted)
-        for lease in handed_out.claimed:
-            self._signals.run_changed(lease.key.run)
+        self._signals.runs_changed([lease.key.run for lease in handed_out.claimed])
 
 
 async def _pause() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -177,16 +177,14 @@ class SessionDesk:
 
     async def _commit_reports(self, items: Sequence[SaidBy]) -> Sequence[ReportAnswer]:
         carried_out = await self._store.carry_out(items)
-        for run in carried_out.advanced:
-            self._signals.run_changed(run)
+        self._signals.runs_changed(carried_out.advanced)
         announce(self._signals, carried_out.ended)
         for answer in carried_out.answers:
             self._count(answer)
         return carried_out.answers
 
     def _announce_settled(self, reconciled: Reconciled) -> None:
-        for key in reconciled.outcome.adopted:
-            self._signals.run_changed(key.run)
+        self._signals.runs_changed([key.run for key in reconciled.outcome.adopted])
         announce(self._signals, reconciled.ended)
 
     def _count(self, answer: ReportAnswer) -> None:
@@ -199,9 +197,8 @@ class SessionDesk:
                 _log.info("dropped %d stale %ss", stale, kind, extra={"stale": sorted(answer.stale)})
 
 
-def announce(signals: Signals, ended: Iterable[Ended]) -> None:
+def announce(signals: Signals, ended: Sequence[Ended]) -> None:
     """Wake whom it concerns that attempts are over, after the commit."""
-    for attempt in ended:
-        signals.run_changed(attempt.key.run)
-        if attempt.state is State.QUEUED:
-            signals.queue_ready(attempt.queue)
+    signals.runs_changed([attempt.key.run for attempt in ended])
+    for queue in {attempt.queue for attempt in ended if attempt.state is State.QUEUED}:
+        signals.queue_ready(queue)

@@ -7,7 +7,7 @@ once per `POLL`.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
@@ -71,13 +71,16 @@ class Watch:
         return None if names is None else frozenset(names)
 
     def _notice(self, topic: Topic, name: str | None) -> None:
+        self._notice_all(topic, None if name is None else (name,))
+
+    def _notice_all(self, topic: Topic, new: Collection[str] | None) -> None:
         self._event.set()
         names = self._names.setdefault(topic, set())
         if names is None:
             return
-        if name is not None:
-            names.add(name)
-        if name is None or len(names) > _MAX_NAMES:
+        if new is not None and len(new) <= _MAX_NAMES:
+            names.update(new)
+        if new is None or max(len(new), len(names)) > _MAX_NAMES:
             self._names[topic] = None
 
 
@@ -90,6 +93,18 @@ class Signals:
     def run_changed(self, run: str) -> None:
         """Announce that a run's row or one of its attempts changed."""
         self._announce(Topic.RUN, run)
+
+    def runs_changed(self, runs: Collection[str]) -> None:
+        """Announce for each of many runs that its row or one of its attempts changed."""
+        by_name = self._watches[Topic.RUN]
+        if not by_name or not runs:
+            return
+        for watch in by_name.get(None, ()):
+            watch._notice_all(Topic.RUN, runs)
+        if len(by_name) > (None in by_name):  # else nobody watches a single one
+            for name in by_name.keys() & runs:
+                for watch in by_name[name]:
+                    watch._notice(Topic.RUN, name)
 
     def log_grew(self, run: str) -> None:
         """Announce that a log of a run grew."""

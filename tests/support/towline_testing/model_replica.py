@@ -345,7 +345,9 @@ class Replica(Process):
             done = now_or_never(self.store.carry_out([SaidBy("", report)]))
             if done.ended:
                 self._wake_all()
-            return leases_pb2.FinishLeasesResponse(confirms=lease_messages.confirms(done.answers[0].results))
+            response = leases_pb2.FinishLeasesResponse()
+            lease_messages.confirm(response, done.answers[0].results)
+            return response
 
         if self.alive:
             self._transact(commit, then, lambda _: None)

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 __all__ = ["AttemptKey", "lease_id", "parse_lease_id"]
 
 _FORM: Final = re.compile(r"([a-z0-9-]{1,64})\.([1-9][0-9]{0,17})")
-# Answer, events and result of an attempt name its lease within a short time.
-_REMEMBERED: Final = 4096
+# Answer, events and result of an attempt name its lease: of all that a full agent holds, and some more.
+_REMEMBERED: Final = 16384
 
 
 class AttemptKey(NamedTuple):

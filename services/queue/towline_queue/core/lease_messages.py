@@ -24,7 +24,7 @@ __all__ = [
     "Introduction",
     "Said",
     "cancel",
-    "confirms",
+    "confirm",
     "duration",
     "go_away",
     "grants",
@@ -302,12 +302,14 @@ def verdicts(pairs: Iterable[tuple[InventoryEntry, VerdictKind]]) -> list[leases
     ]
 
 
-def confirms(results: Iterable[tuple[UUID, FinishVerdict]]) -> list[leases_pb2.Confirm]:
-    """Write the answers to results."""
-    return [
-        leases_pb2.Confirm(finish_id=str(finish_id), verdict=_FINISH_VERDICTS[verdict])
-        for finish_id, verdict in results
-    ]
+def confirm(
+    response: leases_pb2.StreamLeasesResponse | leases_pb2.FinishLeasesResponse,
+    results: Iterable[tuple[UUID, FinishVerdict]],
+) -> None:
+    """Write the answers to results, in place: a message that is made first is copied into the response."""
+    add = response.confirms.add
+    for finish_id, verdict in results:
+        add(finish_id=str(finish_id), verdict=_FINISH_VERDICTS[verdict])
 
 
 def cancel(key: AttemptKey, stop: Stop) -> leases_pb2.Cancel:
@@ -323,25 +325,22 @@ def cancel(key: AttemptKey, stop: Stop) -> leases_pb2.Cancel:
 def grants(leases: Iterable[tuple[Claimed, int]]) -> Iterator[leases_pb2.StreamLeasesResponse]:
     """Write new leases, each with its grant sequence, in messages well below the largest a channel takes."""
     response, size = leases_pb2.StreamLeasesResponse(), 0
-    ttls: dict[timedelta, Duration] = {}
     for claimed, grant_seq in leases:
         grown = size + len(claimed.spec) + _GRANT_ROOM
         if size and grown > _GRANT_BYTES:
             yield response
             response, grown = leases_pb2.StreamLeasesResponse(), grown - size
         size = grown
-        ttl = ttls.get(claimed.ttl)
-        if ttl is None:
-            ttl = ttls[claimed.ttl] = duration(claimed.ttl)
-        # Written in place: a spec that is made first is copied into the grant, and that into the message.
+        # Written in place: a part that is made first is copied into the grant, and that into the message.
         grant = response.grants.add(
             lease_id=lease_id(claimed.key),
             epoch=claimed.key.epoch,
             attempt=claimed.number,
-            ttl=ttl,
-            gpu_ids=claimed.gpu_ids,
             grant_seq=grant_seq,
         )
+        grant.ttl.FromTimedelta(claimed.ttl)
+        if claimed.gpu_ids:
+            grant.gpu_ids.extend(claimed.gpu_ids)
         grant.spec.MergeFromString(claimed.spec)
     if size:
         yield response

@@ -68,8 +68,7 @@ class Opening:
     entries: Sequence[InventoryEntry]
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """An attempt that is over, and where its run went: QUEUED, SCHEDULED or a terminal state."""
 
     key: AttemptKey

@@ -133,6 +133,9 @@ class ReportAnswer:
 
 def fold_progress(reports: Iterable[Progress]) -> list[Progress]:
     """Make one change per attempt of several reports: the newest counts, states only go forward."""
+    reports = list(reports)
+    if len({report.key for report in reports}) == len(reports):
+        return reports
     folded: dict[AttemptKey, Progress] = {}
     for report in reports:
         before = folded.setdefault(report.key, report)

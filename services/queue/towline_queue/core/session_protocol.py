@@ -20,7 +20,7 @@ from towline_queue.core.lease_ids import AttemptKey, lease_id
 from towline_queue.core.lease_policy import DEFAULT, outlasts
 from towline_queue.core.leases import Claimed, LiveLease, Opened, Opening, Reconciled, Renewal, SessionKey
 from towline_queue.core.matching import Offer
-from towline_queue.core.reports import ReportAnswer
+from towline_queue.core.reports import FinishVerdict, ReportAnswer
 from towline_queue.core.session_events import Close, Effect, Event, Send, StoreCall, WakeDispatcher
 from towline_queue.core.session_states import Phase, SessionMove
 from towline_queue.core.sessions import Inventory, VerdictKind, lease_set_digest
@@ -47,7 +47,6 @@ class SessionProtocol:
         "_beats",
         "_call",
         "_calls",
-        "_confirms",
         "_draining",
         "_grant_seqs",
         "_known",
@@ -56,6 +55,7 @@ class SessionProtocol:
         "_refusals",
         "_renewal",
         "_rests_until_s",
+        "_results",
         "_said",
         "_wake",
         "credits",
@@ -89,7 +89,7 @@ class SessionProtocol:
         self._calls: list[StoreCall] = []
         self._call: StoreCall | None = None
         self._said = _NOTHING_SAID
-        self._confirms: Sequence[leases_pb2.Confirm] = ()
+        self._results: Sequence[tuple[UUID, FinishVerdict]] = ()
         self._known: dict[AttemptKey, int] = {}
         self._renewal = _NO_RENEWAL
         self._wake: list[Effect] = []
@@ -241,11 +241,14 @@ class SessionProtocol:
                 self._refusals = 0
             else:
                 self._rest(now_s)
-        confirms = lease_messages.confirms(answer.results)
         if any(isinstance(call, on.Renew) for call in self._calls):
-            self._confirms = confirms  # one message less: they go with what acknowledges the heartbeat
+            self._results = answer.results  # one message less: they go with what acknowledges the heartbeat
             return []
-        return [_send(confirms=confirms)] if confirms else []
+        if not answer.results:
+            return []
+        response = leases_pb2.StreamLeasesResponse()
+        lease_messages.confirm(response, answer.results)
+        return [Send(response)]
 
     def _renewed(self, renewal: Renewal | None, now_s: float) -> list[Effect]:
         if renewal is None:
@@ -284,12 +287,12 @@ class SessionProtocol:
         beat = self._beats.last
         response = leases_pb2.StreamLeasesResponse(
             renewed=leases_pb2.Renewed(ack_seq=beat.seq, lost_lease_ids=sorted(self._lost)),
-            confirms=self._confirms,
             cancels=_cancels(renewal.leases or ()),
             inventory_wanted=not beat.has_inventory and self._differs(renewal),
         )
+        lease_messages.confirm(response, self._results)
         self._lost.clear()
-        self._confirms = ()
+        self._results = ()
         interval = self._beats.news(waited=isinstance(self._call, on.Renew) and bool(self._call.within))
         if interval is not None:
             response.renewed.heartbeat_interval.CopyFrom(lease_messages.duration(interval))

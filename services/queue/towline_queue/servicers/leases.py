@@ -46,7 +46,9 @@ class LeaseServicer(leases_pb2_grpc.LeaseServiceServicer):
         if not results:
             return leases_pb2.FinishLeasesResponse()
         answer = await self._leasing.desk.report_from_outside(Report(results=results))
-        return leases_pb2.FinishLeasesResponse(confirms=lease_messages.confirms(answer.results))
+        response = leases_pb2.FinishLeasesResponse()
+        lease_messages.confirm(response, answer.results)
+        return response
 
 
 async def _first(requests: AsyncIterator[leases_pb2.StreamLeasesRequest]) -> leases_pb2.StreamLeasesRequest:

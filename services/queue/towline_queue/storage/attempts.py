@@ -45,28 +45,27 @@ async def tell(
     database: Database | Transaction, accepted: Collection[AttemptKey], progress: Sequence[Progress]
 ) -> set[AttemptKey]:
     """Do what `accept` and `advance` do, in one statement."""
+    # A hot loop in Python costs more than the statement, so entries are turned into columns as a whole.
+    keys, seqs, states, details, outcomes, contents, facts, passed = _columns(progress, 8)
     taken = set(accepted)
-    keys = [entry.key for entry in progress]
     # Last, so that they are told of by no more than the columns that have them.
     silent = taken.difference(keys)
     takes = [key in taken for key in keys] + [True] * len(silent)
-    keys += silent
+    keys += tuple(silent)
     if not keys:
         return set()
     (row,) = await database.rows(
         "attempt_progress",
         **_names(keys),
         accepted=takes,
-        seqs=[entry.event_seq for entry in progress],
-        states=[entry.state for entry in progress],
-        details=_unless_empty([entry.detail for entry in progress]),
-        outcomes=_unless_empty([entry.image_outcome for entry in progress]),
-        contents=_unless_empty([entry.image_id for entry in progress]),
-        facts=_unless_empty([entry.image for entry in progress]),
-        prepared=_unless_empty(
-            [entry.state is _PREPARING or _PREPARING in entry.passed for entry in progress]
-        ),
-        started=_unless_empty([entry.state is _RUNNING or _RUNNING in entry.passed for entry in progress]),
+        seqs=seqs,
+        states=states,
+        details=_unless_empty(details),
+        outcomes=_unless_empty(outcomes),
+        contents=_unless_empty(contents),
+        facts=_unless_empty(facts),
+        prepared=_unless_empty(_named(_PREPARING, states, passed)),
+        started=_unless_empty(_named(_RUNNING, states, passed)),
     )
     positions = row["positions"] or ()
     return set(keys) if len(positions) == len(keys) else {keys[position - 1] for position in positions}
@@ -84,29 +83,27 @@ async def finish(database: Database | Transaction, results: Sequence[Result]) ->
         if result.state is _FAILED and result.key is not None
     ]
     decided = await _decide(database, failures) if failures else {}
-    over = []
-    endings = []
-    keys = []
+    over: list[Result] = []
+    endings: list[Ending] = []
     for result in results:
-        key = result.key
-        ending = decided.get(key) if result.state is _FAILED else no_retry(result)  # type: ignore[arg-type]  # None is in no dict
-        if key is not None and ending is not None:
+        ending = decided.get(result.key) if result.state is _FAILED else no_retry(result)  # type: ignore[arg-type]  # None is in no dict
+        if ending is not None:
             if result.note:
                 ending = replace(ending, detail=" ".join(filter(None, [ending.detail, result.note])))
-            keys.append(key)
             over.append(result)
             endings.append(ending)
+    keys, finish_ids, _, outcomes, exit_codes, failed, outputs, told, _ = _columns(over, 9)
     return await _end(
         database,
         keys,
         endings,
-        outcomes=[result.outcome for result in over],
-        failures=_unless_empty([result.failure for result in over]),
-        causes=_unless_empty([cause_of(result) for result in over]),
-        finish_ids=[result.finish_id for result in over],
-        exit_codes=[result.exit_code for result in over],
-        outputs=_unless_empty([result.outputs for result in over]),
-        results=_unless_empty([result.results for result in over]),
+        outcomes=outcomes,
+        failures=_unless_empty(failed),
+        causes=_unless_empty([cause_of(result) for result in over]) if any(failed) else None,
+        finish_ids=finish_ids,
+        exit_codes=exit_codes,
+        outputs=_unless_empty(outputs),
+        results=_unless_empty(told),
     )
 
 
@@ -180,19 +177,20 @@ async def _end(
     """End attempts; `columns` are those of `attempts`, in the order of the keys; None: empty throughout."""
     if not keys:
         return []
+    states = [ending.move.target for ending in endings]
     (row,) = await database.rows(
         "attempt_finish",
         **_names(keys),
         **columns,
-        states=[ending.move.target for ending in endings],
+        states=states,
         details=_unless_empty([ending.detail for ending in endings]),
         run_failures=_unless_empty([ending.failure for ending in endings]),
-        delays=[ending.delay for ending in endings],
+        delays=_unless_empty([ending.delay for ending in endings]),
         queued=State.QUEUED,
         scheduled=State.SCHEDULED,
     )
     return [
-        Ended(keys[position - 1], queue, endings[position - 1].move.target)
+        Ended(keys[position - 1], queue, states[position - 1])
         for position, queue in zip(row["positions"] or (), row["queues"] or (), strict=True)
     ]
 
@@ -201,6 +199,16 @@ def _names(keys: Iterable[AttemptKey]) -> dict[str, Sequence[Any]]:
     """Return the two columns that keys are."""
     runs, epochs = zip(*keys, strict=True)
     return {"runs": runs, "epochs": epochs}
+
+
+def _columns(entries: Sequence[tuple[Any, ...]], number: int) -> Sequence[tuple[Any, ...]]:
+    """Return the columns that entries of `number` fields are."""
+    return list(zip(*entries, strict=True)) if entries else [()] * number
+
+
+def _named(wanted: State, states: Sequence[State], passed: Sequence[Collection[State]]) -> list[bool]:
+    """Tell of each entry whether a report that it was made of names a state."""
+    return [state is wanted or wanted in others for state, others in zip(states, passed, strict=True)]
 
 
 def _unless_empty(column: Sequence[Any]) -> Sequence[Any] | None:

@@ -60,12 +60,12 @@ async def carry_out(database: Database, said: Sequence[SaidBy]) -> CarriedOut:
     else:
         async with database.transaction() as transaction:
             applied = await _apply(transaction, batch)
-    gone = {ended.key for ended in applied.given_back}
+    gone = {key for key, _, _ in applied.given_back}
     # In order, so that of two results with one key the first is the committed one.
-    fresh = {ended.key for ended in applied.finished_now}
+    fresh = {key for key, _, _ in applied.finished_now}
     return CarriedOut(
         answers=[_answer(item.report, applied, gone, fresh) for item in said],
-        advanced=frozenset(entry.key.run for entry in batch.progress if entry.key in applied.current),
+        advanced=frozenset([key.run for key, *_ in batch.progress if key in applied.current]),
         ended=[*applied.finished_now, *applied.given_back],
     )
 
@@ -75,11 +75,11 @@ def _gather(said: Sequence[SaidBy]) -> _Batch:
     progress: list[Progress] = []
     for item in said:
         report = item.report
-        for reply in report.replies:
-            if reply.accepted:
-                batch.accepted.add(reply.key)
+        for key, accepted, reason in report.replies:
+            if accepted:
+                batch.accepted.add(key)
             else:
-                batch.refused[reply.key] = f"{item.agent} refused it: {reply.reason or 'no reason given'}"
+                batch.refused[key] = f"{item.agent} refused it: {reason or 'no reason given'}"
         progress += report.progress
         for result in report.results:
             if result.key is not None:
@@ -96,7 +96,7 @@ async def _apply(database: Database | Transaction, batch: _Batch) -> _Applied:
         applied.current = await attempts.tell(database, batch.accepted, batch.progress)
     if batch.results:
         applied.finished_now = await attempts.finish(database, list(batch.results.values()))
-        applied.committed = {ended.key: batch.results[ended.key].finish_id for ended in applied.finished_now}
+        applied.committed = {key: batch.results[key].finish_id for key, _, _ in applied.finished_now}
         if len(applied.committed) < len(batch.results):
             missed = [key for key in batch.results if key not in applied.committed]
             # What is over stays as it is, so that this may be read after a commit.
@@ -110,8 +110,8 @@ async def _apply(database: Database | Transaction, batch: _Batch) -> _Applied:
 
 def _answer(report: Report, applied: _Applied, gone: set[AttemptKey], fresh: set[AttemptKey]) -> ReportAnswer:
     results = [(result.finish_id, _verdict(result, applied.committed, fresh)) for result in report.results]
-    stale = {reply.key for reply in report.replies if reply.accepted}
-    stale.update(entry.key for entry in report.progress)
+    stale = {key for key, accepted, _ in report.replies if accepted}
+    stale.update([entry.key for entry in report.progress])
     stale -= applied.current
     ended = {result.key for result in report.results if result.key in applied.committed}
     if gone:
