@@ -17,6 +17,7 @@ from towline.v1 import leases_pb2, leases_pb2_grpc, runs_pb2
 __all__ = ["RESULT", "Session", "committed", "hello", "opened"]
 
 RESULT: Final = leases_pb2.AttemptResult(outcome=runs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, exit_code=0)
+RUNNING: Final = runs_pb2.RUN_STATE_RUNNING
 Request = leases_pb2.StreamLeasesRequest
 Response = leases_pb2.StreamLeasesResponse
 _finish_numbers: Final = count()
@@ -38,7 +39,8 @@ class Session:
         self._acknowledged = 0
         self._seen = 0
         self._writing = asyncio.Lock()  # gRPC takes one message at a time
-        self._running: list[tuple[int, Sequence[leases_pb2.Grant]]] = []
+        self._running: list[tuple[int, list[tuple[str, int]]]] = []
+        """Leases, by id and epoch, with the heartbeat whose answer will tell that they are RUNNING."""
         self.held = 0
         """Attempts granted and not finished."""
 
@@ -51,7 +53,7 @@ class Session:
         """Say how many attempts it takes in all from now on: `slots`, or as many as before."""
         self._slots = self._slots if slots is None else slots
         async with self._writing:
-            await self._call.write(Request(heartbeat=self._beat()))
+            await self._call.write(self._beat(Request()))
 
     async def hear(self) -> Response:
         """Return what the queue service says next."""
@@ -66,30 +68,38 @@ class Session:
         """Accept grants and say that they run; the heartbeat's answer will tell that this is durable."""
         self.held += len(grants)
         self._seen = grants[-1].grant_seq
-        replies = [leases_pb2.GrantReply(lease_id=g.lease_id, epoch=g.epoch, accepted=True) for g in grants]
-        events = [
-            leases_pb2.RunEvent(
-                lease_id=g.lease_id, epoch=g.epoch, event_seq=1, state=runs_pb2.RUN_STATE_RUNNING
-            )
-            for g in grants
-        ]
+        request = Request()
+        leases = []
+        # Written in place: a message that is made first is copied into the request.
+        take, tell = request.grant_replies.add, request.run_events.add
+        for grant in grants:
+            lease_id, epoch = lease = grant.lease_id, grant.epoch
+            take(lease_id=lease_id, epoch=epoch, accepted=True)
+            tell(lease_id=lease_id, epoch=epoch, event_seq=1, state=RUNNING)
+            leases.append(lease)
         async with self._writing:
-            await self._call.write(Request(grant_replies=replies, run_events=events, heartbeat=self._beat()))
-            self._running.append((self._beats, grants))
+            self._beat(request)
+            await self._call.write(request)
+            self._running.append((self._beats, leases))
 
     async def finish(self, response: Response) -> None:
         """Finish what is known to be durably RUNNING since this response, and offer the slots again."""
         if not response.HasField("renewed"):
             return
         self._acknowledged = response.renewed.ack_seq
-        ended = []
+        ended: list[tuple[str, int]] = []
         while self._running and self._running[0][0] <= self._acknowledged:
             ended += self._running.pop(0)[1]
         if ended:
             self.held -= len(ended)
-            finishes = [_finish(grant) for grant in ended]
+            request = Request()
+            finish = request.finishes.add
+            for lease_id, epoch in ended:
+                finish_id = _FINISH_ID.format(next(_finish_numbers))
+                finish(lease_id=lease_id, epoch=epoch, finish_id=finish_id, result=RESULT)
             async with self._writing:
-                await self._call.write(Request(finishes=finishes, heartbeat=self._beat()))
+                self._beat(request)
+                await self._call.write(request)
 
     async def work(self, taken: Callable[[leases_pb2.Grant], None] | None = None) -> AsyncIterator[int]:
         """Take, run and finish whatever is granted; give the number of results committed each time."""
@@ -104,14 +114,14 @@ class Session:
             if response.confirms:
                 yield committed(response)
 
-    def _beat(self) -> leases_pb2.Heartbeat:
+    def _beat(self, request: Request) -> Request:
+        """Put the next heartbeat into a request."""
         self._beats += 1
-        return leases_pb2.Heartbeat(
-            seq=self._beats,
-            capacity_gen=self._beats,
-            free_slots=max(self._slots - self.held, 0),
-            grant_seq_seen=self._seen,
-        )
+        beat = request.heartbeat
+        beat.seq = beat.capacity_gen = self._beats
+        beat.free_slots = max(self._slots - self.held, 0)
+        beat.grant_seq_seen = self._seen
+        return request
 
 
 def committed(response: Response) -> int:
@@ -150,12 +160,3 @@ async def opened(channel: grpc.aio.Channel, queue: str, slots: int) -> AsyncIter
         yield session
     finally:
         call.cancel()
-
-
-def _finish(grant: leases_pb2.Grant) -> leases_pb2.Finish:
-    return leases_pb2.Finish(
-        lease_id=grant.lease_id,
-        epoch=grant.epoch,
-        finish_id=_FINISH_ID.format(next(_finish_numbers)),
-        result=RESULT,
-    )
