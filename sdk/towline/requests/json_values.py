@@ -4,6 +4,8 @@ import json
 import math
 from typing import Final, Never, TypeAlias
 
+import orjson
+
 __all__ = ["Json", "dump", "parse"]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -18,24 +20,33 @@ def parse(text: str) -> Json:
         ValueError: It is not JSON as RFC 8259 has it (NaN, Infinity and numbers out of range are not),
             an object has a key twice, it nests deeper than 64, or a string is no Unicode text.
     """
+    value: Json
     try:
-        value: Json
-        value, end = _DECODER.raw_decode(text) if text.startswith("{") else (None, -1)
-        if end != len(text):  # there is white space around it, or it is no object, or not JSON
-            value = _DECODER.decode(text)
+        value = orjson.loads(text)
+        # orjson takes a key that comes twice, and keeps no number past 64 bits. It writes neither: a text
+        # that it writes as it stands has none, and means what it means to any other reader.
+        if orjson.dumps(value) == text.encode():
+            return value if _is_shallow(text) else _checked(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        pass  # it is wrong, which is said below, or nests as deep as only a reader without recursion can
+    try:
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except RecursionError:
         raise ValueError(f"nests deeper than {_MAX_DEPTH}") from None
     # Most texts cannot hold what is looked for: they have no such characters, and too few brackets.
-    if not text.isascii() or "\\u" in text or text.count("[") + text.count("{") > _MAX_DEPTH:
-        _check(value)
-    return value
+    return value if text.isascii() and "\\u" not in text and _is_shallow(text) else _checked(value)
 
 
 def dump(value: Json) -> str:
-    """Write a value as compact JSON, keys in their order, floats so that they read back equal."""
-    return _ENCODER.encode(value)
+    """Write a value as compact JSON, keys in their order, numbers so that they read back equal."""
+    try:
+        written = orjson.dumps(value)
+    except orjson.JSONEncodeError:  # a number past 64 bits, a string that is no Unicode text, or it is deep
+        return _ENCODER.encode(value)
+    # It writes null for NaN, which is an error.
+    return _ENCODER.encode(value) if b"null" in written else written.decode()
 
 
 def _no_constant(word: str) -> Never:
@@ -65,8 +76,14 @@ _DECODER: Final = json.JSONDecoder(
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _check(root: Json) -> None:
-    """Refuse deep nesting and lone surrogates, without recursion."""
+def _is_shallow(text: str) -> bool:
+    """Tell whether a text has too few brackets to nest too deep; looking for a second one is cheap."""
+    nests = "[" in text or text.find("{", 1) >= 0
+    return not nests or text.count("[") + text.count("{") <= _MAX_DEPTH
+
+
+def _checked(root: Json) -> Json:
+    """Return a value that does not nest too deep and has no lone surrogates; without recursion."""
     level: list[Json] = [root]
     for _ in range(_MAX_DEPTH + 1):
         deeper: list[Json] = []
@@ -80,7 +97,7 @@ def _check(root: Json) -> None:
                     _check_text(key)
                 deeper.extend(value.values())
         if not deeper:
-            return
+            return root
         level = deeper
     raise ValueError(f"nests deeper than {_MAX_DEPTH}")
 

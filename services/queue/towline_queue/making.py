@@ -5,14 +5,15 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import Message
 
+from towline.errors import InvalidArgument
 from towline.names import QueueName, RunName
 from towline.service.postgres import RequestKey
 from towline.v1 import runs_pb2
-from towline_queue.core.run_ids import RANDOM_BITS, run_names
+from towline_queue.core.run_ids import BLOCK_BITS, RANDOM_BITS, run_names
 from towline_queue.core.submission import check, check_display_name
 from towline_queue.recipes import AskedKind, Recipes
 from towline_queue.storage.new_runs import NewKind, NewRuns
@@ -20,22 +21,13 @@ from towline_queue.storage.new_runs import NewKind, NewRuns
 if TYPE_CHECKING:
     from towline_queue.core.kinds import Recipe
 
-__all__ = ["Asked", "AskedRun", "make_runs", "new_names", "take_apart"]
+__all__ = ["Asked", "make_runs", "new_names", "take_apart"]
 
 # Other calls wait no longer than this while the runs of one are made.
 _SLICE_S: Final = 0.001
 _LOOK_EVERY: Final = 16
 # Parameters of this size, in characters, take longer than that by themselves.
 _LARGE: Final = 64 * 1024
-_BYTES: Final = 8
-
-
-class AskedRun(NamedTuple):
-    """One run: the number of its kind, and its parameters and display name as given."""
-
-    kind: int
-    config_json: str
-    display_name: str
 
 
 @dataclass(frozen=True)
@@ -47,14 +39,18 @@ class Asked:
         answer: Makes its answer of the names of its runs.
         many: Whether it is one for many runs, which are named in errors as "runs[i]".
         kinds: The kinds of runs in it, in the order of their first ones.
-        runs: Its runs.
+        numbers: The kind of each run, by its place among these.
+        configs: The parameters of each run, as given.
+        display_names: The display name of each run, as given.
     """
 
     key: RequestKey | None
     answer: Callable[[Sequence[str]], Message]
     many: bool
     kinds: list[AskedKind] = field(default_factory=list)
-    runs: list[AskedRun] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    configs: list[str] = field(default_factory=list)
+    display_names: list[str] = field(default_factory=list)
 
     @property
     def queues(self) -> set[QueueName]:
@@ -72,43 +68,57 @@ def take_apart(asked: Asked, submissions: Iterable[runs_pb2.RunSubmission]) -> A
     Raises:
         InvalidArgument: The form of the first of them that is wrong; it names the field.
     """
-    kinds, runs = asked.kinds, asked.runs
-    numbers: dict[bytes, int] = {}
+    kinds, configs, display_names = asked.kinds, asked.configs, asked.display_names
+    known: dict[bytes, int] = {}
+    number = 0
+    before: runs_pb2.RunSubmission | None = None
     for index, submission in enumerate(submissions):
-        config_json, display_name = submission.config_json, submission.display_name
+        configs.append(submission.config_json)
         submission.config_json = ""
-        if display_name:
+        if display_name := submission.display_name:
             check_display_name(display_name, f"runs[{index}]" if asked.many else "run")
             submission.display_name = ""
-        text = submission.SerializePartialToString(deterministic=True)
-        number = numbers.get(text)
-        if number is None:
-            number = numbers[text] = len(kinds)
-            checked = check(submission, f"runs[{index}]" if asked.many else "run")
-            kinds.append(AskedKind(text, checked, asked.prefix(index)))
-        runs.append(AskedRun(number, config_json, display_name))
+        display_names.append(display_name)
+        # To compare two is less than half of writing one down.
+        if submission != before:
+            text = submission.SerializePartialToString(deterministic=True)
+            number = known.setdefault(text, len(kinds))
+            if number == len(kinds):
+                checked = check(submission, f"runs[{index}]" if asked.many else "run")
+                kinds.append(AskedKind(text, checked, asked.prefix(index)))
+            before = submission
+        asked.numbers.append(number)
     return asked
 
 
 async def make_runs(asked: Asked, recipes: Recipes) -> NewRuns:
     """Make the runs that a request asks for; see Recipes.find and Recipe for the errors."""
     found = await recipes.find(asked.kinds)
-    names, now = new_names(len(asked.runs))
+    names, now = new_names(len(asked.numbers))
     made: list[Recipe] = []  # of the kinds met so far; they come in this order
     own_specs: list[bytes] = []
     clock = asyncio.get_running_loop().time
     began = clock()
-    for index, (number, config_json, display_name) in enumerate(asked.runs):
+    for index, (number, name) in enumerate(zip(asked.numbers, names, strict=True)):
         if not index % _LOOK_EVERY and clock() - began > _SLICE_S:
             await asyncio.sleep(0)
             began = clock()
         if number == len(made):
             made.append(recipes.recipe(asked.kinds[number], found[number]))
-        own = (names[index], config_json, display_name, asked.prefix(index))
-        if len(config_json) > _LARGE:
-            own_specs.append(await asyncio.to_thread(made[number].own_fields, *own))
-        else:
-            own_specs.append(made[number].own_fields(*own))
+        make, config_json, display_name = (
+            made[number].own_fields,
+            asked.configs[index],
+            asked.display_names[index],
+        )
+        try:
+            if len(config_json) > _LARGE:
+                own_specs.append(await asyncio.to_thread(make, name, config_json, display_name))
+            else:
+                own_specs.append(make(name, config_json, display_name))
+        except InvalidArgument:
+            # Once more with its paths, which are written for no run that is right.
+            await asyncio.to_thread(make, name, config_json, display_name, asked.prefix(index))
+            raise
     return NewRuns(
         key=asked.key,
         response=asked.answer(names).SerializeToString(deterministic=True),
@@ -118,18 +128,20 @@ async def make_runs(asked: Asked, recipes: Recipes) -> NewRuns:
         ],
         names=names,
         own_specs=own_specs,
-        run_kinds=[run.kind + 1 for run in asked.runs],
+        run_kinds=[number + 1 for number in asked.numbers],
     )
 
 
 def new_names(count: int) -> tuple[list[RunName], datetime]:
-    """Return as many new names of runs, ascending, and the time that is in them."""
-    chances: set[int] = set()
-    while len(chances) < count:
-        numbers = memoryview(secrets.token_bytes(_BYTES * (count - len(chances)))).cast("Q")
-        chances.update(number >> 64 - RANDOM_BITS for number in numbers)
+    """Return as many new names of runs, ascending, and the time that is in them.
+
+    Those of many runs are the first ones of a block, so that no other name lies between them.
+    """
+    first = secrets.randbits(RANDOM_BITS)
+    if count > 1:
+        first &= -(1 << BLOCK_BITS)
     now = datetime.now(UTC)
-    return run_names(int(now.timestamp() * 1000), chances), now
+    return run_names(int(now.timestamp() * 1000), range(first, first + count)), now
 
 
 def _due(kind: AskedKind, now: datetime) -> datetime | None:

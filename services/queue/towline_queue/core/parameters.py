@@ -62,7 +62,8 @@ class Parameters:
         config = self._filled(given, prefix) if self._left_out else given
         text = (overrides_json or "{}") if config is overrides else dump(config)
         fits = self._schema is None or self._schema.accepts(config)
-        if _larger(text) or not fits or any(self._no_content(config)):
+        larger = text is not overrides_json and _larger(text)
+        if larger or not fits or (self._files and any(self._no_content(config))):
             self._explain(config, text, prefix)
         return text
 

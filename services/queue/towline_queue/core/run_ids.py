@@ -5,9 +5,11 @@ from typing import Final
 
 from towline.names import RunName
 
-__all__ = ["RANDOM_BITS", "run_names"]
+__all__ = ["BLOCK_BITS", "RANDOM_BITS", "run_names"]
 
 RANDOM_BITS: Final = 40
+BLOCK_BITS: Final = 10
+"""The last two characters: names that differ in them only are a block."""
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 
@@ -21,10 +23,11 @@ def run_names(time_ms: int, chances: Iterable[int]) -> list[RunName]:
     """
     pairs = _PAIRS
     start = "runs/" + "".join(pairs[time_ms >> bits & 1023] for bits in (40, 30, 20, 10, 0))
-    return [
-        RunName(
-            f"{start}{pairs[chance >> 30]}{pairs[chance >> 20 & 1023]}"
-            f"{pairs[chance >> 10 & 1023]}{pairs[chance & 1023]}"
-        )
-        for chance in sorted(chances)
-    ]
+    names: list[RunName] = []
+    block, all_but_last = -1, ""
+    for chance in sorted(chances):
+        if chance >> BLOCK_BITS != block:
+            block = chance >> BLOCK_BITS
+            all_but_last = f"{start}{pairs[block >> 20]}{pairs[block >> 10 & 1023]}{pairs[block & 1023]}"
+        names.append(RunName(all_but_last + pairs[chance & 1023]))
+    return names
