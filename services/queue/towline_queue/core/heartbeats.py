@@ -14,8 +14,9 @@ from towline_queue.core.leases import SessionKey
 
 __all__ = ["Heartbeats", "Pace"]
 
-_BEATS_PER_S: Final = 280
-_OF_SILENCE: Final = 0.6
+_BEATS_PER_S: Final = 250
+# With the usual policy less than the 20 s after which gRPC would send pings of its own between them.
+_OF_SILENCE: Final = 0.63
 _RENEWALS: Final = 6
 _CROWD: Final = 200
 _LONGEST_WAIT: Final = timedelta(milliseconds=250)
@@ -28,8 +29,8 @@ _NO_BEAT: Final = leases_pb2.Heartbeat()
 class Pace:
     """How often the sessions of one process send heartbeats: more seldom the more they are.
 
-    Often enough, though: an agent counts as unreachable only after a heartbeat that is late by two thirds of
-    the interval, and the shortest lease is renewed six times, four of them before its container is stopped.
+    Often enough, though: an agent counts as unreachable only after a heartbeat that is late by half of the
+    interval, and the shortest lease is renewed six times, four of them before its container is stopped.
     """
 
     __slots__ = ("sessions",)
