@@ -42,12 +42,14 @@ _OPTIONS: Final = (
 async def serving(
     settings: ServiceSettings,
     register: Callable[[grpc.aio.Server], Sequence[str]],
+    options: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[str]:
     """Serve until the block is left, then let calls in progress end within the grace period.
 
     Args:
         settings: Where to listen and how long to wait at the end.
         register: Adds the servicers and returns the full names of their services.
+        options: Further options of gRPC's.
 
     Yields:
         The address listened on, with the real port.
@@ -56,8 +58,8 @@ async def serving(
         Unavailable: The address cannot be listened on; reason ADDRESS_IN_USE.
     """
     # Two services must never share a port unnoticed.
-    options = (*_OPTIONS, ("grpc.so_reuseport", int(settings.share_address)))
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
+    reuse = ("grpc.so_reuseport", int(settings.share_address))
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=(*_OPTIONS, *options, reuse))
     names = [*register(server), health.SERVICE_NAME]
     status = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
