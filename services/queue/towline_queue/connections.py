@@ -22,6 +22,7 @@ from towline_queue.core.session_events import (
 from towline_queue.core.session_protocol import SessionProtocol
 from towline_queue.core.session_states import Phase
 from towline_queue.signals import Signals
+from towline_queue.storage.uuids import read_uuid
 
 __all__ = ["Connections", "Session"]
 
@@ -46,7 +47,7 @@ class Session:
     __slots__ = ("_outbox", "_outbox_bytes", "_signals", "closing", "error", "protocol", "to_write")
 
     def __init__(self, session_id: UUID, signals: Signals, pace: Pace | None = None) -> None:
-        self.protocol = SessionProtocol(session_id, pace)
+        self.protocol = SessionProtocol(session_id, pace, read_uuid)
         self.closing = asyncio.Event()
         """The stream is to end once its last words are written."""
         self.error: TowlineError | None = None

@@ -1,6 +1,6 @@
 """The lease protocol's messages, to and from the domain. Bounds are checked here, decisions are not made."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -175,8 +175,14 @@ def inventory(entries: Iterable[leases_pb2.InventoryEntry]) -> list[InventoryEnt
     ]
 
 
-def read_messages(messages: Sequence[leases_pb2.StreamLeasesRequest]) -> Said:
+def read_messages(
+    messages: Sequence[leases_pb2.StreamLeasesRequest], read_uuid: Callable[[str], UUID] = UUID
+) -> Said:
     """Read messages that follow the first one.
+
+    Args:
+        messages: The messages, in order.
+        read_uuid: Reads a UUID; ValueError if it is none.
 
     Raises:
         InvalidArgument: A field is wrong; it names the field.
@@ -188,15 +194,16 @@ def read_messages(messages: Sequence[leases_pb2.StreamLeasesRequest]) -> Said:
             raise InvalidArgument.field("hello", "came twice; a stream has one, at its beginning")
         for reply in message.grant_replies:
             if key := _key(reply, said):
-                accepted = reply.accepted
-                replies.append(Reply(key, accepted, "" if accepted else _clean(reply.reason)))
+                replies.append(
+                    Reply(key, True) if reply.accepted else Reply(key, False, _clean(reply.reason))
+                )
         for event in message.run_events:
             state = _PROGRESS.get(event.state)
             if state is None:
                 raise InvalidArgument.field("run_events.state", "must be PREPARING, RUNNING or STOPPING")
             if key := _key(event, said):
                 progress.append(_progress(key, state, event))
-        said.report.results.extend(read_finishes(message.finishes))
+        said.report.results.extend(read_finishes(message.finishes, read_uuid))
         for release in message.releases:
             if key := _key(release, said):
                 said.report.returned.append(Returned(key, _clean(release.reason)))
@@ -248,18 +255,20 @@ def _progress(key: AttemptKey, state: State, event: leases_pb2.RunEvent) -> Prog
     )
 
 
-def read_finishes(finishes: Iterable[leases_pb2.Finish]) -> list[Result]:
-    """Read results.
+def read_finishes(
+    finishes: Iterable[leases_pb2.Finish], read_uuid: Callable[[str], UUID] = UUID
+) -> list[Result]:
+    """Read results; `read_uuid` as in `read_messages`.
 
     Raises:
         InvalidArgument: A finish_id is no UUID, or an outcome is none that an agent may report.
     """
-    return [_result(finish) for finish in finishes]
+    return [_result(finish, read_uuid) for finish in finishes]
 
 
-def _result(finish: leases_pb2.Finish) -> Result:
+def _result(finish: leases_pb2.Finish, read_uuid: Callable[[str], UUID]) -> Result:
     try:
-        finish_id = UUID(finish.finish_id)
+        finish_id = read_uuid(finish.finish_id)
     except ValueError:
         raise InvalidArgument.field("finishes.finish_id", f"{finish.finish_id!r} is not a UUID") from None
     result = finish.result
@@ -325,6 +334,7 @@ def cancel(key: AttemptKey, stop: Stop) -> leases_pb2.Cancel:
 def grants(leases: Iterable[tuple[Claimed, int]]) -> Iterator[leases_pb2.StreamLeasesResponse]:
     """Write new leases, each with its grant sequence, in messages well below the largest a channel takes."""
     response, size = leases_pb2.StreamLeasesResponse(), 0
+    ttl, span = timedelta(0), Duration()
     for claimed, grant_seq in leases:
         grown = size + len(claimed.spec) + _GRANT_ROOM
         if size and grown > _GRANT_BYTES:
@@ -338,7 +348,11 @@ def grants(leases: Iterable[tuple[Claimed, int]]) -> Iterator[leases_pb2.StreamL
             attempt=claimed.number,
             grant_seq=grant_seq,
         )
-        grant.ttl.FromTimedelta(claimed.ttl)
+        if claimed.ttl != ttl:
+            ttl = claimed.ttl
+            span = duration(ttl)
+        held = grant.ttl
+        held.seconds, held.nanos = span.seconds, span.nanos
         if claimed.gpu_ids:
             grant.gpu_ids.extend(claimed.gpu_ids)
         grant.spec.MergeFromString(claimed.spec)

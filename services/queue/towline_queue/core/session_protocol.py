@@ -5,7 +5,7 @@ a committed claim, a `Confirm` a committed result. A stale epoch is answered per
 the stream. Whatever ends a stream changes no lease.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, assert_never
 from uuid import UUID
@@ -41,6 +41,7 @@ class SessionProtocol:
     Args:
         session: Its id.
         pace: How often the sessions of the process send heartbeats; None: as their policies say.
+        read_uuid: See `lease_messages.read_messages`.
     """
 
     __slots__ = (
@@ -52,6 +53,7 @@ class SessionProtocol:
         "_known",
         "_lost",
         "_policy",
+        "_read_uuid",
         "_refusals",
         "_renewal",
         "_rests_until_s",
@@ -66,7 +68,9 @@ class SessionProtocol:
         "queues",
     )
 
-    def __init__(self, session: UUID, pace: Pace | None = None) -> None:
+    def __init__(
+        self, session: UUID, pace: Pace | None = None, read_uuid: Callable[[str], UUID] = UUID
+    ) -> None:
         self.phase = Phase.OPENING
         self.key = SessionKey(session, "")
         """Its id and its agent, "agents/{agent}"; empty until it said Hello."""
@@ -76,6 +80,7 @@ class SessionProtocol:
         """What the agent could take; the dispatcher spends them before it claims."""
         self._policy = DEFAULT
         self._beats = Heartbeats(pace or Pace())
+        self._read_uuid = read_uuid
         self.queues: tuple[str, ...] = ()
         """Queues that its agent serves, the preferred ones first."""
         self.gpus = 0
@@ -217,7 +222,7 @@ class SessionProtocol:
     # What the agent says
 
     def _take(self, messages: Sequence[leases_pb2.StreamLeasesRequest], now_s: float) -> list[Effect]:
-        said = self._said = lease_messages.read_messages(messages)
+        said = self._said = lease_messages.read_messages(messages, self._read_uuid)
         self._lost |= said.unknown
         calls: list[StoreCall] = []
         if said.report:

@@ -11,6 +11,7 @@ from towline_queue.core import lease_messages
 from towline_queue.core.reports import Report
 from towline_queue.leasing import Leasing
 from towline_queue.session_stream import SessionStream, Stream
+from towline_queue.storage.uuids import read_uuid
 
 __all__ = ["LeaseServicer"]
 
@@ -42,7 +43,7 @@ class LeaseServicer(leases_pb2_grpc.LeaseServiceServicer):
         """Commit results without a session, see the proto."""
         if len(request.finishes) > _MOST_FINISHES:
             raise InvalidArgument.field("finishes", f"are {len(request.finishes)}, at most {_MOST_FINISHES}")
-        results = lease_messages.read_finishes(request.finishes)
+        results = lease_messages.read_finishes(request.finishes, read_uuid)
         if not results:
             return leases_pb2.FinishLeasesResponse()
         answer = await self._leasing.desk.report_from_outside(Report(results=results))
