@@ -46,6 +46,26 @@ async def test_names_are_remembered_up_to_a_bound() -> None:
         assert watch.take_names(Topic.READY) == {"queues/c"}
 
 
+async def test_runs_announced_together_are_heard_of_as_if_one_by_one() -> None:
+    signals = Signals()
+    with signals.watching(RUN) as one, signals.watching(Key(Topic.RUN, "runs/z")) as other:
+        signals.runs_changed(["runs/a", "runs/b"])
+        assert one.take_names(Topic.RUN) == {"runs/a"}
+        assert await one.wait(NOW)
+        assert not await other.wait(NOW)
+        with signals.watching(Key(Topic.RUN)) as every:
+            signals.runs_changed([])
+            assert not await every.wait(NOW)
+            signals.run_changed("runs/c")
+            signals.runs_changed(["runs/a", "runs/b"])
+            assert every.take_names(Topic.RUN) == {"runs/a", "runs/b", "runs/c"}
+            signals.runs_changed([f"runs/{number}" for number in range(5000)])
+            assert every.take_names(Topic.RUN) is None
+            for start in range(0, 2000, 500):
+                signals.runs_changed([f"runs/{number}" for number in range(start, start + 500)])
+            assert every.take_names(Topic.RUN) is None
+
+
 async def test_nothing_is_kept_when_nobody_watches() -> None:
     signals = Signals()
     with signals.watching(RUN, Key(Topic.STOP)):

@@ -194,9 +194,8 @@ def read_messages(
             raise InvalidArgument.field("hello", "came twice; a stream has one, at its beginning")
         for reply in message.grant_replies:
             if key := _key(reply, said):
-                replies.append(
-                    Reply(key, True) if reply.accepted else Reply(key, False, _clean(reply.reason))
-                )
+                accepted = reply.accepted
+                replies.append(Reply(key, accepted, "" if accepted else _clean(reply.reason)))
         for event in message.run_events:
             state = _PROGRESS.get(event.state)
             if state is None:

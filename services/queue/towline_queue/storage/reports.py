@@ -65,7 +65,7 @@ async def carry_out(database: Database, said: Sequence[SaidBy]) -> CarriedOut:
     fresh = {key for key, _, _ in applied.finished_now}
     return CarriedOut(
         answers=[_answer(item.report, applied, gone, fresh) for item in said],
-        advanced=frozenset([key.run for key, *_ in batch.progress if key in applied.current]),
+        advanced=frozenset([one.key.run for one in batch.progress if one.key in applied.current]),
         ended=[*applied.finished_now, *applied.given_back],
     )
 
