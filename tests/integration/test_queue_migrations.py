@@ -18,6 +18,7 @@ from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.transitions import State
 from towline_queue.storage import attempts, upkeep
 from towline_queue.storage.database import Database, opening
+from towline_queue.storage.run_lists import RunFilter, newest_first
 from towline_queue.storage.tables import SCHEMA, metadata
 
 
@@ -59,6 +60,25 @@ async def migrated_from(url: str, revision: str, data: Sequence[str]) -> AsyncIt
                 await connection.execute(text(statement))
         await migrate(engine, schema=SCHEMA, scripts="towline_queue:migrations")
         yield Migrated(engine, database)
+
+
+async def test_runs_of_before_are_listed_each_by_itself(empty_database_url: str) -> None:
+    runs = (
+        "INSERT INTO queue.runs (name, queue, priority, shape, job_version, launch_spec, own_spec)"
+        " SELECT 'runs/' || n, 'queues/q', 1, 0, 'jobs/j/versions/v0', 'spec', ''"
+        " FROM generate_series(1, 3) AS n"
+    )
+    spec = "INSERT INTO queue.launch_specs (digest, spec, queue_spec) VALUES ('spec', '', '')"
+    waiting = (
+        "INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number)"
+        " SELECT queue, shape, priority, seq, name, 1, 1 FROM queue.runs"
+    )
+    async with migrated_from(empty_database_url, "0005", [spec, runs, waiting]) as now:
+        for wanted in (RunFilter(queue="queues/q"), RunFilter(job="jobs/j")):
+            async with transaction(now.engine) as connection:
+                page = await newest_first(connection, wanted, before=None, size=9, most_bytes=9999)
+            assert [record.name for record in page.records] == ["runs/3", "runs/2", "runs/1"]
+        assert await now.rows("SELECT DISTINCT span_size, span_end FROM queue.runs") == [(1, None)]
 
 
 async def test_leases_of_the_first_version_go_on(empty_database_url: str) -> None:

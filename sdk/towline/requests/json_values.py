@@ -26,7 +26,8 @@ def parse(text: str) -> Json:
         # orjson takes a key that comes twice, and keeps no number past 64 bits. It writes neither: a text
         # that it writes as it stands has none, and means what it means to any other reader.
         if orjson.dumps(value) == text.encode():
-            return value if _is_shallow(text) else _checked(value)
+            nests = "[" in text or text.find("{", 1) >= 0
+            return _checked(value) if nests and not _is_shallow(text) else value
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         pass  # it is wrong, which is said below, or nests as deep as only a reader without recursion can
     try:
@@ -77,9 +78,8 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def _is_shallow(text: str) -> bool:
-    """Tell whether a text has too few brackets to nest too deep; looking for a second one is cheap."""
-    nests = "[" in text or text.find("{", 1) >= 0
-    return not nests or text.count("[") + text.count("{") <= _MAX_DEPTH
+    """Tell whether a text has too few brackets to nest too deep."""
+    return text.count("[") + text.count("{") <= _MAX_DEPTH
 
 
 def _checked(root: Json) -> Json:

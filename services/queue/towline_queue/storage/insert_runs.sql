@@ -1,10 +1,10 @@
 -- Store the runs of some requests, in the order given, and make them wait; a request is stored whole or not at all.
--- Parallel arrays: `starts`, `lengths`, `run_kinds` (1 for the first kind), of the runs; `requests` to `max_waits`,
--- of the kinds, the request (1 for the first) that their runs are of and what these have in common; `methods` to
+-- Parallel arrays: `names` to `run_kinds`, of the runs; `requests` to `max_waits`, of the kinds, the request (1 for the first) that their runs are of and what these have in common; `methods` to
 -- `responses`, of the requests, with no id where one is not to be remembered; `digests` to `retry_policies`, of
 -- launch specs that may be new. No request comes twice.
--- For many runs an array of texts takes longer to send than all else: `names` are joined by commas, and
--- `own_specs` are one text, in which each has its start and length.
+-- For many runs an array takes longer to send than all else. So `names` and `span_ends` (empty: none) are joined
+-- by commas, arrays of numbers are texts, and `own_specs` are one text, in which each has its start and length.
+-- `run_kinds` count from 1; spans are told of in tables.py.
 -- A request whose queue is not there, or has another spec than the one it was checked by (`queue_revisions`; null:
 -- any), is stale: nothing of it is stored. Nor is anything of one that is remembered: it was carried out before.
 -- Answers with the requests that were stored and those that are stale.
@@ -63,20 +63,24 @@ WITH held AS MATERIALIZED (
     ON CONFLICT DO NOTHING
 ), new AS MATERIALIZED (
     SELECT run.name, substring(CAST(:own_specs AS bytea) FROM run.start + 1 FOR run.length) AS own_spec,
+           run.span_size, run.span_end,
            nextval('queue.runs_seq_seq') AS seq, kind.*
     FROM unnest(
-        string_to_array(CAST(:names AS text), ','), CAST(:starts AS integer[]), CAST(:lengths AS integer[]),
-        CAST(:run_kinds AS integer[])
-    ) WITH ORDINALITY AS run(name, start, length, kind, position)
+        string_to_array(CAST(:names AS text), ','), string_to_array(CAST(:span_ends AS text), ',', ''),
+        CAST(CAST(:span_sizes AS text) AS smallint[]), CAST(CAST(:starts AS text) AS integer[]),
+        CAST(CAST(:lengths AS text) AS integer[]), CAST(CAST(:run_kinds AS text) AS integer[])
+    ) WITH ORDINALITY AS run(name, span_end, span_size, start, length, kind, position)
     JOIN kind ON kind.number = run.kind
     JOIN stored ON stored.number = kind.request
     ORDER BY run.position
 ), made AS (
     INSERT INTO queue.runs (
-        name, seq, queue, priority, shape, job_version, author, labels, variables, launch_spec, own_spec, retry_of
+        name, seq, queue, priority, shape, job_version, author, labels, variables, launch_spec, own_spec, retry_of,
+        span_size, span_end
     )
     OVERRIDING SYSTEM VALUE
-    SELECT name, seq, queue, priority, shape, job_version, author, labels, variables, launch_spec, own_spec, retry_of
+    SELECT name, seq, queue, priority, shape, job_version, author, labels, variables, launch_spec, own_spec, retry_of,
+           span_size, span_end
     FROM new
 ), made_ready AS (
     INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number, expire_time)

@@ -32,6 +32,7 @@ from towline_queue.storage.tables import leases, ready, runs, scheduled
 __all__ = ["Page", "RunFilter", "newest_first"]
 
 _MOST_LOOKED_AT: Final = 10_000
+_LOOKED_AT_FIRST: Final = 1000
 _NEWEST_FIRST: Final = runs.c.name.desc()
 _AFTER_ALL: Final = "runs0"  # "0" is the character after "/"
 
@@ -63,7 +64,7 @@ class Page(NamedTuple):
 
 
 class _Scope(NamedTuple):
-    """What an index leads to, and the last name that it reaches; None: to the oldest."""
+    """Runs to look at, and the last name among them; None: they reach to the oldest."""
 
     conditions: Sequence[ColumnElement[bool]]
     end: str | None = None
@@ -81,47 +82,67 @@ async def newest_first(
         size: Most runs to return.
         most_bytes: Bound of their specs and results together; the first run is returned in any case.
     """
-    scope = await _scope(connection, wanted, before or _AFTER_ALL, size)
-    query = RECORDS.where(*scope.conditions, *_conditions(wanted)).order_by(_NEWEST_FIRST).limit(size + 1)
     rows: list[Row[Any]] = []
-    after = scope.end
-    async for row in _stream(connection, query):
-        most_bytes -= len(row.spec) + len(row.results or b"")
-        if len(rows) == size or (rows and most_bytes < 0):
-            after = rows[-1].name
-            break
-        rows.append(row)
+    after = None
+    async for scope in _scopes(connection, wanted, before or _AFTER_ALL, size):
+        found = RECORDS.where(*scope.conditions, *_conditions(wanted)).order_by(_NEWEST_FIRST)
+        async for row in _stream(connection, found.limit(size + 1 - len(rows))):
+            most_bytes -= len(row.spec) + len(row.results or b"")
+            if len(rows) == size or (rows and most_bytes < 0):
+                return Page(await run_records.records(connection, rows), rows[-1].name)
+            rows.append(row)
+        after = scope.end
     return Page(await run_records.records(connection, rows), after)
 
 
-async def _scope(connection: AsyncConnection, wanted: RunFilter, before: str, size: int) -> _Scope:
+async def _scopes(
+    connection: AsyncConnection, wanted: RunFilter, before: str, size: int
+) -> AsyncIterator[_Scope]:
     older = runs.c.name < before
     if wanted.states and TERMINAL.isdisjoint(wanted.states):
         live = await _live(connection, wanted)
         if len(live) <= _MOST_LOOKED_AT:
-            return _Scope([runs.c.name == any_(_texts(live)), older])
-    filtered = bool(wanted.author or wanted.labels or wanted.states or (wanted.queue and wanted.job))
-    if wanted.job and "/versions/" not in wanted.job:
-        return await _of_job(connection, wanted.job, before, _MOST_LOOKED_AT if filtered else size + 1)
-    in_index = [older]
+            yield _Scope([runs.c.name == any_(_texts(live)), older])
+            return
+    filtered = bool(wanted.author or wanted.labels or wanted.states)
+    if wanted.queue or wanted.job:
+        # What is listed is what was asked for, where nothing else was.
+        whole = not filtered and not (wanted.queue and wanted.job)
+        looks = (size + 1,) if whole else (_LOOKED_AT_FIRST, _MOST_LOOKED_AT - _LOOKED_AT_FIRST)
+        async for scope in _listed(connection, wanted, before, looks):
+            yield scope
+    elif filtered:
+        last = select(runs.c.name).where(older).order_by(_NEWEST_FIRST).offset(_MOST_LOOKED_AT - 1).limit(1)
+        end = (await connection.execute(last)).scalar_one_or_none()
+        yield _Scope([older] if end is None else [older, runs.c.name >= end], end)
+    else:
+        yield _Scope([older])
+
+
+async def _listed(
+    connection: AsyncConnection, wanted: RunFilter, before: str, looks: Sequence[int]
+) -> AsyncIterator[_Scope]:
+    """Give a job's or a queue's runs, newest first, as many at each look."""
     if wanted.job:
-        in_index.append(runs.c.job_version == wanted.job)
-    elif wanted.queue:
-        in_index.append(runs.c.queue == wanted.queue)
-    if not filtered:
-        return _Scope(in_index)
-    last = select(runs.c.name).where(*in_index).order_by(_NEWEST_FIRST).offset(_MOST_LOOKED_AT - 1).limit(1)
-    return _up_to((await connection.execute(last)).scalar_one_or_none(), in_index)
+        scope = {"queues": [], "job_versions": await _versions(connection, wanted.job)}
+    else:
+        scope = {"queues": [wanted.queue], "job_versions": []}
+    for most in looks:
+        asked = scope | {"before": before, "most": most}
+        names = list((await connection.execute(statement("run_spans"), asked)).scalars())
+        end = names[-1] if len(names) == most else None
+        yield _Scope([runs.c.name == any_(_texts(names))], end)
+        if end is None:
+            return
+        before = end
 
 
-async def _of_job(connection: AsyncConnection, job: str, before: str, most: int) -> _Scope:
-    values = {"first": f"{job}/versions/", "end": f"{job}/versions0", "before": before, "most": most}
-    found = (await connection.execute(statement("run_versions"), values)).one()
-    return _up_to(found.last, [runs.c.job_version == any_(_texts(found.versions)), runs.c.name < before])
-
-
-def _up_to(last: str | None, in_index: list[ColumnElement[bool]]) -> _Scope:
-    return _Scope(in_index if last is None else [*in_index, runs.c.name >= last], last)
+async def _versions(connection: AsyncConnection, job: str) -> list[str]:
+    """Return those of a job's versions that have runs, or the version that is meant."""
+    if "/versions/" in job:
+        return [job]
+    values = {"first": f"{job}/versions/", "end": f"{job}/versions0"}
+    return list((await connection.execute(statement("run_versions"), values)).scalars())
 
 
 async def _live(connection: AsyncConnection, wanted: RunFilter) -> list[str]:

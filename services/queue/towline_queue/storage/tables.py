@@ -89,6 +89,8 @@ launch_specs = Table(
 
 # Written twice: when a run is submitted, and when it has ended. No index has a column of the second
 # time and pages keep room for it, so that it is a HOT update.
+# Runs of one request that come after each other, to one queue and of one job version, are a span. Their names
+# are neighbours, so the first one in an index leads to all of them.
 runs = Table(
     "runs",
     metadata,
@@ -111,8 +113,16 @@ runs = Table(
     Column("outputs", Text, nullable=False, server_default=""),
     Column("end_time", _Time),
     Column("results", LargeBinary, comment="towline.v1.AttemptResult: what it told; null: nothing"),
-    Index("runs_by_queue", "queue", "name"),
-    Index("runs_by_job_version", "job_version", "name"),
+    Column(
+        "span_size",
+        SmallInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="runs of the span that begins with it; 0: it is in that of another",
+    ),
+    Column("span_end", _Name, nullable=True, comment="name of the last one of them; null: it is alone"),
+    Index("runs_by_queue", "queue", "name", postgresql_where=text("span_size > 0")),
+    Index("runs_by_job_version", "job_version", "name", postgresql_where=text("span_size > 0")),
     postgresql_with={"fillfactor": 50},
 )
 
