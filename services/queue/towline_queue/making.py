@@ -68,7 +68,7 @@ def take_apart(asked: Asked, submissions: Iterable[runs_pb2.RunSubmission]) -> A
     Raises:
         InvalidArgument: The form of the first of them that is wrong; it names the field.
     """
-    kinds, configs, display_names = asked.kinds, asked.configs, asked.display_names
+    kinds, numbers, configs, display_names = asked.kinds, asked.numbers, asked.configs, asked.display_names
     known: dict[bytes, int] = {}
     number = 0
     before: runs_pb2.RunSubmission | None = None
@@ -87,7 +87,7 @@ def take_apart(asked: Asked, submissions: Iterable[runs_pb2.RunSubmission]) -> A
                 checked = check(submission, f"runs[{index}]" if asked.many else "run")
                 kinds.append(AskedKind(text, checked, asked.prefix(index)))
             before = submission
-        asked.numbers.append(number)
+        numbers.append(number)
     return asked
 
 
@@ -99,25 +99,21 @@ async def make_runs(asked: Asked, recipes: Recipes) -> NewRuns:
     own_specs: list[bytes] = []
     clock = asyncio.get_running_loop().time
     began = clock()
-    for index, (number, name) in enumerate(zip(asked.numbers, names, strict=True)):
+    each = zip(names, asked.configs, asked.display_names, strict=True)
+    for index, (number, own) in enumerate(zip(asked.numbers, each, strict=True)):
         if not index % _LOOK_EVERY and clock() - began > _SLICE_S:
             await asyncio.sleep(0)
             began = clock()
         if number == len(made):
             made.append(recipes.recipe(asked.kinds[number], found[number]))
-        make, config_json, display_name = (
-            made[number].own_fields,
-            asked.configs[index],
-            asked.display_names[index],
-        )
+        make = made[number].own_fields
+        _, config_json, _ = own
         try:
-            if len(config_json) > _LARGE:
-                own_specs.append(await asyncio.to_thread(make, name, config_json, display_name))
-            else:
-                own_specs.append(make(name, config_json, display_name))
+            large = len(config_json) > _LARGE
+            own_specs.append(await asyncio.to_thread(make, *own) if large else make(*own))
         except InvalidArgument:
             # Once more with its paths, which are written for no run that is right.
-            await asyncio.to_thread(make, name, config_json, display_name, asked.prefix(index))
+            await asyncio.to_thread(make, *own, asked.prefix(index))
             raise
     return NewRuns(
         key=asked.key,

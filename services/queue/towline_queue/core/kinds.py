@@ -220,15 +220,14 @@ def _versions(spec: runs_pb2.LaunchSpec) -> tuple[str, ...]:
 
 def _own_fields(name: str, display_name: str, config_json: str) -> bytes:
     """Serialize LaunchSpec(run, display_name, config_json): by hand, in a fifth of the time."""
-    run, title, config = _octets(name), _octets(display_name), _octets(config_json)
+    lengths = _LENGTHS
+    # Characters that are the bytes of the text in UTF-8: most texts are that already.
+    title = display_name if display_name.isascii() else display_name.encode().decode("latin-1")
+    config = config_json if config_json.isascii() else config_json.encode().decode("latin-1")
     return (
-        f"{_RUN}{_length(run)}{run}{_DISPLAY_NAME}{_length(title)}{title}{_CONFIG}{_length(config)}{config}"
+        f"{_RUN}{lengths[len(name)]}{name}{_DISPLAY_NAME}{lengths[len(title)]}{title}"
+        f"{_CONFIG}{lengths[len(config)]}{config}"
     ).encode("latin-1")
-
-
-def _octets(text: str) -> str:
-    """Return a text whose characters are the bytes of one in UTF-8; most texts are that already."""
-    return text if text.isascii() else text.encode().decode("latin-1")
 
 
 def _written(number: int) -> str:
@@ -240,11 +239,14 @@ def _written(number: int) -> str:
     return digits + chr(number)
 
 
-_SHORT: Final = tuple(map(_written, range(4096)))
+class _Lengths(dict[int, str]):
+    """Numbers as they are `_written`: those up to 4096 once for all."""
+
+    def __missing__(self, number: int) -> str:
+        return _written(number)
 
 
-def _length(octets: str) -> str:
-    return _SHORT[len(octets)] if len(octets) < len(_SHORT) else _written(len(octets))
+_LENGTHS: Final = _Lengths({number: _written(number) for number in range(4096)})
 
 
 def _fill_resource(

@@ -15,6 +15,8 @@ __all__ = ["MAX_BYTES", "Parameters", "merge"]
 
 MAX_BYTES: Final = 1024 * 1024
 """Bound of a parameter text in bytes, before and after the merge."""
+# No character has more than four bytes: most texts need not be encoded to know.
+_SURELY_FITS: Final = MAX_BYTES // 4
 
 
 class Parameters:
@@ -51,7 +53,7 @@ class Parameters:
             InvalidArgument: With all violations by path; reason INVALID_CONFIG.
         """
         try:
-            overrides = _object(overrides_json)
+            overrides = _object(overrides_json or "{}")
         except ValueError as error:
             violations = Violations("INVALID_CONFIG")
             violations.add("config_json", str(error))
@@ -110,12 +112,11 @@ def merge(defaults: Json, overrides: Json) -> Json:
 def _object(text: str) -> dict[str, Json]:
     if _larger(text):
         raise ValueError(f"is larger than {MAX_BYTES} bytes; keep data in an artifact instead")
-    value = parse(text or "{}")
+    value = parse(text)
     if not isinstance(value, dict):
         raise ValueError('must be an object, such as {"epochs": 3}')
     return value
 
 
 def _larger(text: str) -> bool:
-    # No character has more than four bytes: most texts need not be encoded to know.
-    return len(text) * 4 > MAX_BYTES and len(text.encode()) > MAX_BYTES
+    return len(text) > _SURELY_FITS and len(text.encode()) > MAX_BYTES
