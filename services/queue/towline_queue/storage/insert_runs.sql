@@ -1,7 +1,8 @@
 -- Store the runs of some requests, in the order given, and make them wait; a request is stored whole or not at all.
--- Parallel arrays: `names` to `run_kinds`, of the runs; `requests` to `max_waits`, of the kinds, the request (1 for the first) that their runs are of and what these have in common; `methods` to
--- `responses`, of the requests, with no id where one is not to be remembered; `digests` to `retry_policies`, of
--- launch specs that may be new. No request comes twice.
+-- Parallel arrays: `names` to `run_kinds`, of the runs; `requests` to `max_waits`, of the kinds, the request (1 for
+-- the first) that their runs are of and what these have in common; `methods` to `responses`, of the requests, with
+-- no id where one is not to be remembered; `digests` to `retry_policies`, of launch specs that may be new. No
+-- request comes twice.
 -- For many runs an array takes longer to send than all else. So `names` and `span_ends` (empty: none) are joined
 -- by commas, arrays of numbers are texts, and `own_specs` are one text, in which each has its start and length.
 -- `run_kinds` count from 1; spans are told of in tables.py.

@@ -8,7 +8,8 @@ WITH head AS (
     CROSS JOIN LATERAL (
         SELECT name, span_size, span_end
         FROM queue.runs
-        WHERE (runs.queue, runs.name) < (wanted.queue, :before) AND runs.queue >= wanted.queue AND runs.span_size > 0
+        WHERE (runs.queue, runs.name) < (wanted.queue, :before) AND runs.queue >= wanted.queue
+          AND runs.span_size > 0
         ORDER BY runs.queue DESC, runs.name DESC
         LIMIT :most
     ) AS head
@@ -18,7 +19,8 @@ WITH head AS (
     CROSS JOIN LATERAL (
         SELECT name, span_size, span_end
         FROM queue.runs
-        WHERE (runs.job_version, runs.name) < (wanted.job_version, :before) AND runs.job_version >= wanted.job_version AND runs.span_size > 0
+        WHERE (runs.job_version, runs.name) < (wanted.job_version, :before)
+          AND runs.job_version >= wanted.job_version AND runs.span_size > 0
         ORDER BY runs.job_version DESC, runs.name DESC
         LIMIT :most
     ) AS head
