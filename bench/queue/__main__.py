@@ -99,7 +99,7 @@ def _arguments() -> argparse.Namespace:
     add("--samples", type=int, default=300, help="of dispatch each time")
     add("--load-seconds", type=float, default=8.0)
     add("--drain-sessions", type=int, default=8, help="agents that drain Towline's queue")
-    add("--drain-slots", type=int, default=128, help="of each such agent")
+    add("--drain-slots", default="128,1024", help="of each such agent; each number is tried")
     add("--deep", type=int, default=2_000_000, help="runs that wait in the deep queue")
     add("--before", type=int, default=100_000, help="runs drained under the held snapshot")
     add("--backlog-rounds", type=int, default=5)

@@ -68,7 +68,7 @@ def measure_backlog(towline: Towline, backlog: Backlog, postgres: PostgresServer
                 figures.note(name, "fill", backlog.deep / answer)
             else:
                 _submit(driven, backlog.before + SHALLOW)
-                driven.ask("drain", runs=backlog.before, variant="")
+                driven.ask("drain", runs=backlog.before, variant=driven.about["drain"][0])
         postgres.psql("CHECKPOINT")
         _wait_for_quiet(queues["deep"])
         for number in range(backlog.rounds):
@@ -82,7 +82,7 @@ def measure_backlog(towline: Towline, backlog: Backlog, postgres: PostgresServer
 
 def _turn(name: str, driven: Driven, backlog: Backlog, figures: Figures) -> None:
     _submit(driven, backlog.runs)
-    drained = driven.ask("drain", runs=backlog.runs, variant="")
+    drained = driven.ask("drain", runs=backlog.runs, variant=driven.about["drain"][0])
     figures.note(name, "drain", backlog.runs / drained.said["seconds"])
     answer = driven.ask("overtake", samples=backlog.samples, warm_up=20)
     median, high = percentiles(answer.said["ms"])

@@ -105,17 +105,17 @@ class Towline(System):
 
     Attributes:
         sessions: Of agents, when a full queue is drained.
-        slots: Of each.
+        slots: Of each; numbers with commas between them are tried in turn.
         checkout: Whose services run.
     """
 
     sessions: int
-    slots: int
+    slots: str
     checkout: Path = ROOT
 
     def _start(self, postgres: PostgresServer, database: str, stack: ExitStack) -> Driven:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="towline-bench-")))
         services = stack.enter_context(running_services(postgres.url(database), folder, self.checkout))
-        arguments = (services.registry, services.queue, str(self.sessions), str(self.slots))
+        arguments = (services.registry, services.queue, str(self.sessions), self.slots)
         side = stack.enter_context(side_process("towline_side", *arguments))
         return Driven(side, postgres, database, services)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final
@@ -35,13 +35,14 @@ class TowlineSide:
 
     Args:
         channel: To the queue service.
-        sessions: Agent sessions that drain, of `slots` slots each.
+        sessions: Agent sessions that drain.
+        slots: Of each of them; a variant of the drain each.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, sessions: int, slots: int) -> None:
+    def __init__(self, channel: grpc.aio.Channel, sessions: int, slots: Sequence[int]) -> None:
         self._channel = channel
         self._sessions = sessions
-        self._slots = slots
+        self._drains = {f"{sessions} sessions of {each} slots": each for each in slots}
         self._runs = runs_pb2_grpc.RunServiceStub(channel)
 
     async def about(self) -> dict[str, Any]:
@@ -49,9 +50,8 @@ class TowlineSide:
         submit = ["one at a time", "four in flight"]
         if await self._can_stream():
             submit.append("stream")
-        drain = [f"{self._sessions} sessions of {self._slots} slots"]
         dispatch = ["one call each", *(["one stream"] if "stream" in submit else [])]
-        return {"versions": versions, "submit": submit, "drain": drain, "dispatch": dispatch}
+        return {"versions": versions, "submit": submit, "drain": list(self._drains), "dispatch": dispatch}
 
     async def submit(self, runs: int, variant: str) -> dict[str, Any]:
         if variant == "stream":
@@ -59,7 +59,7 @@ class TowlineSide:
         lanes = 1 if variant == "one at a time" else IN_FLIGHT
         return await submit_in_flight(runs, lambda count, _lane: self._submit(count), lanes)
 
-    async def drain(self, runs: int, variant: str) -> dict[str, Any]:  # noqa: ARG002 - it has but one
+    async def drain(self, runs: int, variant: str) -> dict[str, Any]:
         left = runs
         drained = asyncio.Event()
 
@@ -71,7 +71,7 @@ class TowlineSide:
                     drained.set()
 
         began = time.perf_counter()
-        async with self._working(work) as sessions:
+        async with self._working(work, self._sessions, self._drains[variant]) as sessions:
             await drained.wait()
             seconds = time.perf_counter() - began
             await _lay_down(sessions)
@@ -105,7 +105,7 @@ class TowlineSide:
             await stream.done_writing()
         return {"ms": probes.ms[warm_up:]}
 
-    async def load(self, rate: float, seconds: float, variant: str) -> dict[str, Any]:  # noqa: ARG002 - see drain
+    async def load(self, rate: float, seconds: float, variant: str) -> dict[str, Any]:
         probes = Probes()
         load = Load(rate, self._submit)
 
@@ -117,7 +117,7 @@ class TowlineSide:
             async for committed in session.work(take):
                 load.done += committed
 
-        async with self._working(work) as sessions:
+        async with self._working(work, self._sessions, self._drains[variant]) as sessions:
             async with load.running():
                 until = time.monotonic() + seconds
                 while time.monotonic() < until:
@@ -188,15 +188,13 @@ class TowlineSide:
 
     @asynccontextmanager
     async def _working(
-        self, work: Callable[[Session], Any], sessions: int | None = None, slots: int | None = None
+        self, work: Callable[[Session], Any], sessions: int, slots: int
     ) -> AsyncIterator[list[Session]]:
-        """Run `work` on every one of some new sessions while the block runs."""
+        """Run `work` on every one of some new sessions, with so many slots each, while the block runs."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             opened = [
-                await stack.enter_async_context(
-                    worker_session.opened(self._channel, QUEUE, slots or self._slots)
-                )
-                for _ in range(sessions or self._sessions)
+                await stack.enter_async_context(worker_session.opened(self._channel, QUEUE, slots))
+                for _ in range(sessions)
             ]
             tasks = [group.create_task(work(session)) for session in opened]
             for session in opened:
@@ -228,4 +226,4 @@ async def opened(registry: str, queue: str, sessions: str, slots: str) -> AsyncI
             JOB, jobs_pb2.JobSpec(image=source, entrypoint=["true"], config_json='{"payload":""}')
         )
         await client.queues.create("default", queues_pb2.QueueSpec())
-        yield TowlineSide(channel, int(sessions), int(slots))
+        yield TowlineSide(channel, int(sessions), [int(each) for each in slots.split(",")])

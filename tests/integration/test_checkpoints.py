@@ -58,8 +58,8 @@ def preempt(process: "subprocess.Popen[str]", home: Path, epoch: int) -> str:
     """Do what an agent does, and give what the program said."""
     part = home / "stop.part"
     part.write_text(json.dumps({"reason": "PREEMPTED", "epoch": epoch, "grace_seconds": 15.0}))
-    process.send_signal(signal.SIGTERM)
     part.replace(home / "stop.json")
+    process.send_signal(signal.SIGTERM)
     return ended(process)
 
 
