@@ -215,7 +215,7 @@ async def test_a_scheduled_run_starts_when_it_is_due(database_url: str, tmp_path
     ):
         await session.beat()
         due = Timestamp()
-        due.FromDatetime(datetime.now(UTC) + timedelta(seconds=0.6))
+        due.FromDatetime(datetime.now(UTC) + timedelta(seconds=3))
         run = await world.submit(not_before=due)
         assert (await world.get(run)).state == runs_pb2.RUN_STATE_SCHEDULED
         grant = await session.next_grant()

@@ -63,6 +63,8 @@ class _Exchange(Generic[Request, Response]):
         self._waiting: deque[Request] = deque()
         self._room = asyncio.Semaphore(AHEAD)
         self._all_sent = False
+        self._any_answer = asyncio.Event()
+        """Set once this stream has brought an answer."""
         self.backoff = calls.Backoff()
 
     @property
@@ -73,6 +75,7 @@ class _Exchange(Generic[Request, Response]):
     async def go_on(self, call: grpc.aio.StreamStreamCall[Request, Response]) -> None:
         """Send and read over a stream until it breaks or all is done."""
         self._patience = asyncio.timeout(UNARY_TIMEOUT_S)
+        self._any_answer.clear()
         failures: list[BaseException] = []
         try:
             async with asyncio.TaskGroup() as group:
@@ -88,6 +91,8 @@ class _Exchange(Generic[Request, Response]):
         try:
             for request in list(self._waiting):
                 await call.write(request)
+                # Where a stream ends under a write gRPC does not tell why: what may be the reason goes alone.
+                await self._any_answer.wait()
             while True:
                 await self._room.acquire()
                 following = list(islice(self._unsent, 1))
@@ -106,6 +111,7 @@ class _Exchange(Generic[Request, Response]):
             async with self._patience:
                 async for response in call:
                     self._expect()
+                    self._any_answer.set()
                     self._waiting.popleft()
                     self.backoff.reset()
                     self._room.release()
