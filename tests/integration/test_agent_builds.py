@@ -82,7 +82,9 @@ async def test_other_source_same_environment(builds: Builds) -> None:
 
 
 async def test_asked_for_twice_at_once_it_is_built_once(builds: Builds) -> None:
-    job = code_spec(*await builds.source(main_py=unique()))
+    # The marker makes an environment that is not there yet, so that there is something to tell.
+    needs = (f"iniconfig==2.0.0; {always()}",)
+    job = code_spec(*await builds.source(main_py=unique()), requirements=needs)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(builds(job)) for _ in range(3)]
     outcomes = [got.outcome for got in (task.result() for task in tasks) if isinstance(got, Ready)]

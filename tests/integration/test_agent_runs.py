@@ -133,7 +133,7 @@ import time; time.sleep(60)
     assert found["Config"]["Labels"]["towline.lease"] == grant.lease_id
     assert found["Config"]["Labels"]["towline.job"] == spec.job_version
     await peer.cancel(grant, timedelta(0))
-    await peer.finish_of(grant)
+    await peer.finish_of(grant, within=90)
 
 
 async def test_a_failing_program(peer: LeasePeer, agent: AgentProcess) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -115,9 +115,12 @@ class EngineProxy:
 
     def __init__(self, path: Path) -> None:
         self.url = f"unix://{path}"
+        self.silent = False
+        """Nothing that the engine says from now on arrives, until the next start."""
         self._path = path
 
     async def start(self) -> None:
+        self.silent = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -145,18 +148,21 @@ class EngineProxy:
         there, away = await asyncio.open_unix_connection("/var/run/docker.sock")
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, away))
-                group.create_task(_copy(there, writer))
+                group.create_task(_copy(reader, away, lambda: False))
+                group.create_task(_copy(there, writer, lambda: self.silent))
         finally:
             writer.transport.abort()
             away.transport.abort()
 
 
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _copy(
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, drops: Callable[[], bool]
+) -> None:
     try:
         while data := await source.read(65536):
-            target.write(data)
-            await target.drain()
+            if not drops():
+                target.write(data)
+                await target.drain()
         target.write_eof()
     except OSError:  # the other side is gone
         target.transport.abort()
