@@ -148,7 +148,7 @@ class EngineProxy:
         there, away = await asyncio.open_unix_connection("/var/run/docker.sock")
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, away, lambda: False))
+                group.create_task(_copy(reader, away))
                 group.create_task(_copy(there, writer, lambda: self.silent))
         finally:
             writer.transport.abort()
@@ -156,7 +156,7 @@ class EngineProxy:
 
 
 async def _copy(
-    source: asyncio.StreamReader, target: asyncio.StreamWriter, drops: Callable[[], bool]
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, drops: Callable[[], bool] = lambda: False
 ) -> None:
     try:
         while data := await source.read(65536):

@@ -74,7 +74,7 @@ class Claims:
             it was handed out.
         """
         if not (offers and new.kinds[0].kind.shape):
-            return await self._store(self._database, new, choose(offers, None) if offers else ())
+            return await self._store(self._database, new, choose(offers, None))
         async with self._database.transaction() as transaction:
             free = await _without_held_gpus(transaction, offers)
             return await self._store(transaction, new, choose(free, None))

@@ -1,7 +1,8 @@
 -- Store one run that may start at once, of a kind that is known: all that insert_runs.sql does for one request with
 -- one such run, in two thirds of its time. It waits, unless a session is named (`agent`, `session`) that may get it,
 -- with these GPUs (`gpu_ids`, joined by commas) as claim.sql says, and none of its lane waits: then it gets a lease
--- at once. `priorities` and `floors` are those of claim.sql. It waits for no lock that is held for long, for all that is handed out waits for it.
+-- at once. `priorities` and `floors` are those of claim.sql.
+-- It waits for no lock that is held for long, for all that is handed out waits for it.
 -- Answers with one row: whether the queue is there as it was when the run was checked, and nobody changes it now;
 -- whether the run was stored (else the request is remembered, if the queue is fresh); and, if it was handed out,
 -- the `lost_after` of its queue.
