@@ -5,10 +5,12 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 import pytest
 
+from towline_agent.core.containers import ImageFacts
 from towline_agent.core.ownership import LABEL_MADE_BY
 from towline_agent.engine.docker import DockerEngine, connecting
 from towline_agent.hygiene import Caches, Disks, Hygiene
@@ -18,6 +20,9 @@ from towline_testing.agent import AgentProcess, image_spec
 from towline_testing.container_registry import ContainerRegistry, container_registry
 from towline_testing.lease_peer import LeasePeer
 from towline_testing.small_engine import SmallEngine, small_engine
+
+if TYPE_CHECKING:
+    from towline_agent.engine.port import Engine
 
 pytestmark = pytest.mark.docker
 
@@ -146,6 +151,20 @@ async def test_whoever_looks_for_an_image_that_is_being_removed_finds_none(node:
             assert await node.engine.store().images()
             node.machine.docker("rmi", "towline/job:a")
         assert await looking is None
+
+
+async def test_an_answer_that_is_read_after_its_image_has_gone_finds_none(node: Node) -> None:
+    image = node.made("towline/job:a", 1)
+
+    class LateEngine:
+        async def image(self, reference: str) -> ImageFacts | None:
+            found = await node.engine.image(reference)
+            if found is not None:
+                with node.used.removing(image):
+                    node.machine.docker("rmi", "towline/job:a")
+            return found
+
+    assert await noting(cast("Engine", LateEngine()), node.used).image(image) is None
 
 
 async def test_what_has_got_another_name_since_it_was_listed_stays_and_so_does_who_got_its_name(

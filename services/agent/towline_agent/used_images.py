@@ -44,6 +44,8 @@ class UsedImages:
         self._used_at: dict[str, float] = {}
         self._preparing: list[set[str]] = []
         self._removing: dict[str, asyncio.Event] = {}
+        self.removals = 0
+        """How many removals have ended, or at least been tried."""
         for file in folder.glob("*.json"):
             with suppress(OSError, ValueError, TypeError, KeyError):  # one that cannot be read is nobody's
                 names = frozenset(json.loads(file.read_text())["names"])
@@ -114,14 +116,13 @@ class UsedImages:
             yield
         finally:
             del self._removing[image]
+            self.removals += 1
             over.set()
 
-    async def settled(self, image: str) -> bool:
-        """Wait while an image is being removed, and tell whether it was."""
-        over = self._removing.get(image)
-        if over is not None:
+    async def settled(self, image: str) -> None:
+        """Wait while an image is being removed."""
+        if (over := self._removing.get(image)) is not None:
             await over.wait()
-        return over is not None
 
     def _file(self, image: str) -> Path:
         return self._folder / f"{image.removeprefix(_PREFIX)}.json"
@@ -162,10 +163,14 @@ class _Noting:
         return getattr(self._engine, name)
 
     async def image(self, reference: str) -> ImageFacts | None:
-        found = await self._engine.image(reference)
-        # What was found may have gone since; nothing is removed that was used a moment ago.
-        while found is not None and await self._used.settled(found.id):
+        found, removals = None, -1
+        # What was found may have gone since, even before its answer was read; nothing is removed that was
+        # used a moment ago.
+        while removals != self._used.removals:
+            removals = self._used.removals
             found = await self._engine.image(reference)
+            if found is not None:
+                await self._used.settled(found.id)
         if found is not None:
             self._used.used(found.id)
         return found
