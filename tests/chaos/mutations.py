@@ -19,6 +19,7 @@ _PROTOCOL: Final = "tests/unit/test_agent_protocol.py"
 
 _RUN_AND_EPOCH: Final = "WHERE leases.run = said.run AND leases.epoch = said.epoch"
 _RUN_ONLY: Final = "WHERE leases.run = said.run"
+_SPANS: Final = "tests/integration/test_queue_waiting_spans.py"
 _LONE: Final = "tests/integration/test_queue_lone_runs.py"
 _STALE: Final = f"{_ATTEMPTS}::test_a_stale_epoch_changes_no_row"
 
@@ -181,6 +182,42 @@ MUTATIONS: Final = (
                 f"{_SQL}/insert_run.sql",
                 "AND ready.priority = level.priority AND ready.seq >= level.floor",
                 "AND false",
+            ),
+        ),
+    ),
+    Mutation(
+        "rest-of-a-span-lost",
+        "runs that were submitted together with one that is handed out are never handed out",
+        f"{_SPANS}::test_claims_of_any_size_take_each_run_once_and_in_order",
+        (
+            Edit(
+                f"{_SQL}/claim.sql",
+                "FROM (SELECT * FROM span WHERE taken < size) AS span",
+                "FROM (SELECT * FROM span WHERE taken > size) AS span",
+            ),
+        ),
+    ),
+    Mutation(
+        "rest-of-a-span-kept",
+        "runs that were handed out are handed out again with those that are left of their span",
+        f"{_SPANS}::test_replicas_and_cancels_that_reach_for_the_same_runs_share_them_out",
+        (
+            Edit(
+                f"{_SQL}/claim.sql",
+                "WHERE ctid = ANY(ARRAY(SELECT at FROM span))\n",
+                "WHERE ctid = ANY(ARRAY(SELECT at FROM span WHERE taken = size))\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "cancel-takes-the-span",
+        "to cancel one run takes those out of the queue that were submitted after it",
+        f"{_SPANS}::test_one_that_is_cancelled_leaves_the_others_where_they_were",
+        (
+            Edit(
+                f"{_QUEUE}/storage/runs.py",
+                "    if after:\n",
+                "    if before and after:\n",
             ),
         ),
     ),

@@ -44,7 +44,7 @@ from towline_queue.storage.tables import launch_specs
 from towline_queue.store import LeaseStore
 from towline_testing.history import violations
 from towline_testing.memory_store import MemoryLeaseStore
-from towline_testing.queue_rows import OUTCOMES, QUEUE
+from towline_testing.queue_rows import OUTCOMES, QUEUE, together
 
 _TABLES = (
     "runs",
@@ -61,15 +61,25 @@ _TABLES = (
 # A run that has not ended is where its row is; its newest epoch is that of its lease, or the one before
 # the next one.
 _RUNS = """
-SELECT name, coalesce(runs.state, leases.state, CASE WHEN ready.run IS NOT NULL THEN 2 ELSE 1 END),
+SELECT name, coalesce(runs.state, leases.state, CASE WHEN ready.first_run IS NOT NULL THEN 2 ELSE 1 END),
        coalesce(leases.epoch, ready.epoch - 1, scheduled.epoch - 1,
                 (SELECT max(epoch) FROM queue.attempts WHERE run = name), 0),
        outputs
 FROM queue.runs
-LEFT JOIN queue.ready ON ready.run = name
+LEFT JOIN queue.ready ON (ready.queue, ready.shape, ready.priority) = (runs.queue, runs.shape, runs.priority)
+    AND runs.seq >= ready.seq AND runs.seq < ready.seq + ready.size
 LEFT JOIN queue.scheduled ON scheduled.run = name
 LEFT JOIN queue.leases ON leases.run = name
 ORDER BY name
+"""
+# Of each span, as many as it has, from its first one on.
+_READY = """
+SELECT run.name, ready.number
+FROM queue.ready
+CROSS JOIN LATERAL (
+    SELECT name FROM queue.runs WHERE name >= first_run ORDER BY name LIMIT ready.size
+) AS run
+ORDER BY run.name
 """
 # An attempt that has not ended is its lease.
 _ATTEMPTS = """
@@ -96,6 +106,7 @@ _SWEEPS = ("lost", "unanswered", "promote", "expire", "overdue", "forget", "lead
 _SMALL = st.integers(0, 2)
 _ASKED = st.one_of(
     st.tuples(st.just("submit"), _SMALL, _SMALL),
+    st.tuples(st.just("submit span"), st.integers(2, 6), _SMALL),
     st.tuples(st.just("submit to"), st.integers(0, 3), _SMALL),
     st.tuples(st.sampled_from(("open", "open many")), _SMALL, st.integers(0, 11)),
     st.tuples(
@@ -148,6 +159,8 @@ class Pair:
         match what:
             case "submit":
                 await self._submit(who, how)
+            case "submit span":
+                await self._submit_span(who, how)
             case "submit to":
                 await self._submit_to(who, how)
             case "cancel" | "preempt":
@@ -178,6 +191,13 @@ class Pair:
         new = self._new(gpus, how)
         self.memory.submit(new)
         assert await new_runs.store(self.database, [new_runs.single(new)]) == [new_runs.Outcome.STORED]
+
+    async def _submit_span(self, count: int, how: int) -> None:
+        """Store runs of one kind, which wait as one span."""
+        new = [self._new(0, how) for _ in range(count)]
+        for each in new:
+            self.memory.submit(each)
+        assert await new_runs.store(self.database, [together(new)]) == [new_runs.Outcome.STORED]
 
     async def _submit_to(self, who: int, gpus: int) -> None:
         """Store a lone run, perhaps with an offer: as a submission, and a claim where it is the first."""
@@ -375,7 +395,7 @@ class Pair:
 
             return [
                 await read(_RUNS),
-                await read("SELECT run, number FROM queue.ready ORDER BY run"),
+                await read(_READY),
                 await read("SELECT run, number FROM queue.scheduled ORDER BY run"),
                 await read(
                     "SELECT run, epoch, session, agent, array_to_string(gpu_ids, ','), accepted, "

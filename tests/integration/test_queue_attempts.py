@@ -153,7 +153,7 @@ async def test_waits_double_and_the_run_fails_once_the_budget_is_spent(rows: Que
     assert found.state_detail == "Given up after USER_ERROR: it was tried again 2 times"
     assert found.end_time is not None
     assert found.outputs == "artifacts/a/versions/v0"
-    assert await rows.sql("SELECT run FROM queue.ready UNION ALL SELECT run FROM queue.scheduled") == []
+    assert await rows.sql("SELECT first_run FROM queue.ready UNION ALL SELECT run FROM queue.scheduled") == []
 
 
 async def test_each_cause_has_its_own_budget(rows: QueueRows):
@@ -172,7 +172,7 @@ async def test_a_run_that_is_not_at_fault_keeps_its_place_and_its_budgets(rows: 
     (ended,) = await rows.finish(key, State.FAILED, cause)
     assert ended.state is State.QUEUED
     first, *_ = await rows.sql(
-        "SELECT run, expire_time - ready_time AS most FROM queue.ready ORDER BY priority, seq"
+        "SELECT first_run AS run, expire_time - ready_time AS most FROM queue.ready ORDER BY priority, seq"
     )
     assert (first.run, first.most) == (key.run, timedelta(minutes=5))
     assert (await rows.run(key.run)).failure is None

@@ -9,10 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from towline.service.postgres import connecting
 from towline.v1 import leases_pb2, queues_pb2, runs_pb2
+from towline_queue import dispatcher
 from towline_queue.core.dispatch import Search
 from towline_queue.core.leases import Claimed
 from towline_queue.core.matching import Lane, Offer, spread
@@ -21,7 +23,9 @@ from towline_queue.storage.database import opening
 from towline_queue.storage.lease_store import PostgresLeaseStore
 from towline_testing.fake_agent import FakeAgent, FakeSession
 from towline_testing.lease_world import LeaseWorld, lease_world, queue_spec
+from towline_testing.plans import recording
 from towline_testing.queue import new_id
+from towline_testing.waiting import eventually_async
 
 OK = leases_pb2.FINISH_VERDICT_OK
 
@@ -307,7 +311,7 @@ async def test_a_crash_between_claim_and_grant_loses_nothing(database_url: str, 
                 "WITH taken AS (DELETE FROM queue.ready RETURNING *)"
                 " INSERT INTO queue.leases"
                 "   (run, epoch, number, session, agent, queue, gpu_ids, lost_after, state)"
-                " SELECT run, epoch, number, agents.session, agents.name, queue, '{}', '120 s', 3"
+                " SELECT first_run, epoch, number, agents.session, agents.name, queue, '{}', '120 s', 3"
                 " FROM taken, queue.agents"
             )
         async with world.another() as restarted, agent.connected(restarted.channel) as session:
@@ -398,7 +402,7 @@ async def test_a_search_begins_past_what_was_handed_out_and_anew_before_it(datab
         async def wait_again(*runs: str) -> None:
             await world.sql(
                 "WITH gone AS (DELETE FROM queue.leases WHERE run = ANY($1) RETURNING run, epoch)"
-                " INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number)"
+                " INSERT INTO queue.ready (queue, shape, priority, seq, first_run, epoch, number)"
                 " SELECT queue, shape, priority, seq, name, epoch + 1, 1"
                 " FROM gone JOIN queue.runs ON runs.name = gone.run",
                 runs,
@@ -419,3 +423,29 @@ async def test_a_search_begins_past_what_was_handed_out_and_anew_before_it(datab
         assert await hand_out() == names[3:5]
         assert await hand_out(anew=True) == names[:2]
         assert await hand_out() == [names[2], names[5]]  # what was found before the mark has moved it
+
+
+async def test_runs_that_somebody_held_are_looked_for_again_soon(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "POLL", timedelta(hours=1))
+    monkeypatch.setattr(dispatcher, "_LONGEST_REST_S", 3600.0)
+    async with (
+        lease_world(database_url, tmp_path) as world,
+        FakeAgent().connected(world.service.channel) as session,
+    ):
+        await world.submit_many(3)
+        other = await asyncpg.connect(database_url)
+        try:
+            with recording(monkeypatch) as recorded:
+
+                async def tried_twice() -> bool:
+                    return [sent.name for sent in recorded].count("claim") >= 2
+
+                async with other.transaction():
+                    await other.execute("SELECT FROM queue.ready FOR UPDATE")
+                    await session.beat()
+                    await eventually_async(tried_twice)
+            await session.next_grant()
+        finally:
+            await other.close()

@@ -97,7 +97,7 @@ async def test_it_passes_none_that_waits_of_which_this_process_was_not_told(worl
             " INSERT INTO queue.runs (name, queue, priority, shape, job_version, launch_spec, own_spec)"
             " SELECT 'runs/earlier', queue, priority, shape, job_version, launch_spec, own_spec"
             " FROM queue.runs RETURNING *)"
-            " INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number)"
+            " INSERT INTO queue.ready (queue, shape, priority, seq, first_run, epoch, number)"
             " SELECT queue, shape, priority, seq, name, 2, 2 FROM made"
         )
         later = await world.submit()

@@ -106,7 +106,7 @@ async def test_leases_of_the_first_version_go_on(empty_database_url: str) -> Non
         assert [
             (run, epoch, number, str(detail)[:33])
             for run, epoch, number, detail in await now.rows(
-                "SELECT run, epoch, number, detail FROM queue.ready ORDER BY run"
+                "SELECT first_run, epoch, number, detail FROM queue.ready ORDER BY first_run"
             )
         ] == [
             ("runs/a", 2, 2, "Tried again (retry 1 of 10 after "),
@@ -134,7 +134,7 @@ async def test_runs_of_every_state_are_carried_over(empty_database_url: str) -> 
             " AND priority = 3 AND job_version = 'jobs/j/versions/v0' AND queue = 'queues/q'"
         ) == [(9,)]
         # One lease was given back, and one attempt failed.
-        assert await now.rows("SELECT seq, run, epoch, number, detail FROM queue.ready") == [
+        assert await now.rows("SELECT seq, first_run, epoch, number, detail FROM queue.ready") == [
             (5, "runs/queued", 3, 2, "why")
         ]
         assert await now.rows("SELECT run, epoch, number, detail FROM queue.scheduled") == [
@@ -168,7 +168,7 @@ async def test_runs_of_every_state_are_carried_over(empty_database_url: str) -> 
             ("runs/plain", "q1", None, None, 7),
         ]
         assert await now.rows("SELECT count(*) FROM queue.launch_specs") == [(2,)]
-        assert await now.rows("SELECT nextval('queue.runs_seq_seq')") == [(10,)]
+        assert await now.rows("SELECT nextval('queue.runs_seq_seq')") == [(9 + 2048,)]
         assert await now.rows("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'queue%'") == [(SCHEMA,)]
         async with now.database.transaction() as opened:
             assert await attempts.accept(opened, [AttemptKey("runs/running", 3)])

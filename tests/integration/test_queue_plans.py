@@ -31,13 +31,16 @@ EXPECTED = {
 FILL = """
 INSERT INTO queue.queues (name, spec, lost_after) VALUES ('queues/default', '', interval '1 min');
 INSERT INTO queue.launch_specs (digest, spec, queue_spec) VALUES ('\\x01', '', '\\x02');
-INSERT INTO queue.runs (name, queue, priority, shape, job_version, launch_spec, own_spec, state, end_time)
-SELECT 'runs/' || lpad(CAST(n AS text), 18, '0'),
+INSERT INTO queue.runs (
+    name, seq, queue, priority, shape, job_version, launch_spec, own_spec, state, end_time
+)
+OVERRIDING SYSTEM VALUE
+SELECT 'runs/' || lpad(CAST(n AS text), 18, '0'), n,
        'queues/' || CASE n % 4 WHEN 0 THEN 'other' ELSE 'default' END,
        1 + n % 4, n % 3, 'jobs/work/versions/v' || n % 5, '\\x01', '',
        CASE WHEN n <= 20000 THEN 7 END, CASE WHEN n <= 20000 THEN now() END
 FROM generate_series(1, 50000) AS n;
-INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number)
+INSERT INTO queue.ready (queue, shape, priority, seq, first_run, epoch, number)
 SELECT queue, shape, priority, seq, name, 1, 1 FROM queue.runs WHERE seq BETWEEN 20001 AND 46000;
 INSERT INTO queue.leases (run, epoch, number, session, agent, queue, gpu_ids, lost_after, state)
 SELECT name, 1, 1, gen_random_uuid(), 'agents/' || seq % 100, queue, '{}', interval '1 min', 5
@@ -147,7 +150,7 @@ FROM (SELECT * FROM queue.runs LIMIT 1) AS run CROSS JOIN generate_series(1, 200
 ORDER BY n;
 """
 WAIT = """
-INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number)
+INSERT INTO queue.ready (queue, shape, priority, seq, first_run, epoch, number)
 SELECT queue, shape, priority, seq, name, 1, 1 FROM queue.runs WHERE name LIKE 'runs/z%' ORDER BY seq
 OFFSET {first} LIMIT {most}
 """

@@ -95,7 +95,7 @@ async def test_two_sweeps_at_once_take_a_run_back_once(rows: QueueRows):
     async with rows.database.transaction() as one, rows.database.transaction() as other:
         assert len(await upkeep.take_back_lost(one, WELL)) == 1
         assert await upkeep.take_back_lost(other, WELL) == []
-    assert len(await rows.sql("SELECT run FROM queue.ready")) == 1
+    assert len(await rows.sql("SELECT first_run AS run FROM queue.ready")) == 1
 
 
 async def test_a_lease_that_another_session_adopts_meanwhile_is_not_lost(rows: QueueRows):
@@ -132,7 +132,7 @@ async def test_a_run_that_waits_too_long_fails(rows: QueueRows):
     assert failure.cause == runs_pb2.FAILURE_CAUSE_TIMEOUT
     assert "max_wait" in failure.message
     assert failed.end_time is not None
-    assert [row.run for row in await rows.sql("SELECT run FROM queue.ready")] == [patient]
+    assert [row.run for row in await rows.sql("SELECT first_run AS run FROM queue.ready")] == [patient]
     assert await rows.do(upkeep.expire_waiting) == []
 
 
@@ -244,7 +244,7 @@ async def test_two_leaders_at_once_are_harmless(rows: QueueRows):
         sweeps = [group.create_task(sweep()) for _ in range(3)]
     for part, runs_moved in enumerate([[key.run for key in lost], expired, due]):
         assert sorted(run for task in sweeps for run in task.result()[part]) == sorted(runs_moved)
-    waiting = sorted(row.run for row in await rows.sql("SELECT run FROM queue.ready"))
+    waiting = sorted(row.run for row in await rows.sql("SELECT first_run AS run FROM queue.ready"))
     assert waiting == sorted([*(key.run for key in lost), *due])
 
 

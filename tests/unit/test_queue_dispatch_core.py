@@ -253,14 +253,14 @@ def test_a_session_is_considered_again_once_it_has_credits():
 
 
 def test_more_is_asked_for_while_everything_asked_for_is_found():
-    made = dispatch(session(slots=1000))
+    made = dispatch(session(slots=3000))
     made.may_wait(QUEUE, 0)
     asked = []
-    for _ in range(6):
+    for _ in range(7):
         round_ = begun(made)
         asked.append(round_.searches[0].most)
-        search(round_, waiting(*map(str, range(900))))
-    assert asked == [2, 8, 32, 128, 500, 330]
+        search(round_, waiting(*map(str, range(2900))))
+    assert asked == [2, 8, 32, 128, 512, 2000, 318]
 
 
 def test_a_queue_that_nobody_served_before_is_searched_when_somebody_comes():

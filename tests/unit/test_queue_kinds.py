@@ -44,7 +44,7 @@ NAMING = queues_pb2.QueueSpec(docker=docker_pb2.DockerTemplate(environment={"WHO
 @given(st.text(st.characters(codec="utf-8"), max_size=40), st.integers(0, 20_000))
 def test_own_fields_are_written_as_protobuf_writes_them(title: str, length: int) -> None:
     config = f'{{"lr":1,"text":"{"x" * length}"}}'
-    own = recipe().own_fields(NAME, config, title)
+    (own,) = recipe().own_fields([NAME], [config], [title])
     expected = runs_pb2.LaunchSpec(run=NAME, display_name=title or "digits-pqrs", config_json=config)
     assert own == expected.SerializeToString()
 
@@ -53,7 +53,7 @@ def test_a_kind_and_what_is_a_runs_own_are_the_whole() -> None:
     limits = runs_pb2.TimeLimits()
     limits.max_wait.FromTimedelta(timedelta(hours=2))
     made = recipe(author="ann", limits=limits, labels={"team": "a"})
-    spec = whole(made, made.own_fields(NAME, '{"lr": 0.5}', "mine"))
+    spec = whole(made, *made.own_fields([NAME], ['{"lr": 0.5}'], ["mine"]))
     assert (spec.run, spec.display_name, spec.config_json) == (NAME, "mine", '{"lr":0.5,"text":""}')
     assert (spec.job_version, spec.queue, spec.author) == (VERSION.name, "queues/default", "ann")
     assert spec.job == VERSION.spec
@@ -73,8 +73,8 @@ def test_kinds_of_one_content_have_one_digest_and_others_another() -> None:
 
 def test_where_the_template_names_the_run_its_options_are_the_runs_own() -> None:
     made = recipe(NAMING)
-    first = whole(made, made.own_fields(NAME, "", "mine"))
-    second = whole(made, made.own_fields(RunName("runs/b"), "", ""))
+    first = whole(made, *made.own_fields([NAME], [""], ["mine"]))
+    second = whole(made, *made.own_fields([RunName("runs/b")], [""], [""]))
     assert first.docker.environment["WHO"] == "01abcdefghjkmnpqrs/mine"
     assert second.docker.environment["WHO"] == "b/digits-ns/b"
     assert not runs_pb2.LaunchSpec.FromString(made.kind.spec).HasField("docker")
@@ -83,7 +83,7 @@ def test_where_the_template_names_the_run_its_options_are_the_runs_own() -> None
 @pytest.mark.parametrize("queue_spec", [queues_pb2.QueueSpec(), NAMING])
 def test_a_run_taken_apart_is_the_same_run_again(queue_spec: queues_pb2.QueueSpec) -> None:
     made = recipe(queue_spec, author="ann")
-    spec = whole(made, made.own_fields(NAME, "", "mine"))
+    spec = whole(made, *made.own_fields([NAME], [""], ["mine"]))
     text = queue_spec.SerializeToString()
     ended = NewRun(spec, runs_pb2.PRIORITY_HIGH, {}, {"a": "b"}, None, "", text)
     kind, own = taken_apart(ended)
@@ -106,7 +106,7 @@ def test_what_a_run_reads_is_its_kinds_and_stays_when_it_is_repeated() -> None:
     made = Recipe(check(submission(), "run"), VERSION, queue_spec, inputs=read)
     assert made.kind.inputs == (first, second)
     assert made.kind.digest != recipe().kind.digest and recipe().kind.inputs == ()
-    spec = whole(made, made.own_fields(NAME, "", "mine"))
+    spec = whole(made, *made.own_fields([NAME], [""], ["mine"]))
     assert list(spec.inputs) == read
     new = NewRun(spec, runs_pb2.PRIORITY_LOW, {}, {}, None, "", queue_spec)
     kind, own = taken_apart(repeat_run(new, RunName("runs/again")))
@@ -124,7 +124,7 @@ def test_a_build_has_what_makes_its_image_and_no_more_however_often_it_is_repeat
     asked = check(submission(build_only=True, author="ann"), "run")
     assert not asked_inputs(version.spec, asked, "run.inputs").artifacts
     made = Recipe(asked, version, queue_spec)
-    spec = whole(made, made.own_fields(NAME, "", ""))
+    spec = whole(made, *made.own_fields([NAME], [""], [""]))
     ended = NewRun(spec, runs_pb2.PRIORITY_LOW, {}, {}, None, "", queue_spec)
     for one in (spec, repeat_run(ended, RunName("runs/again")).spec):
         only = docker_pb2.DockerImageOptions(base_image="base:ann")
@@ -171,7 +171,7 @@ def test_images_are_built_as_the_queue_lets_submissions_say() -> None:
 
 def test_wrong_parameters_are_named_with_their_run() -> None:
     with pytest.raises(InvalidArgument, match=r"runs\[3\]\.lr: must be a number"):
-        recipe().own_fields(NAME, '{"lr": "fast"}', "", "runs[3].")
+        recipe().own_fields([NAME], ['{"lr": "fast"}'], [""], "runs[3].")
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:

@@ -1,5 +1,6 @@
 """Why a run waits; ids of runs."""
 
+import secrets
 from datetime import UTC, datetime
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from towline import names
 from towline_queue.core.explain import MOST_COUNTED, AgentFacts, QueueFacts, explain_waiting
 from towline_queue.core.run_ids import run_names
+from towline_queue.making import new_names
 
 IDLE = AgentFacts(connected=True, draining=False, slots=2, gpus=2, busy_slots=0, busy_gpus=0)
 
@@ -91,3 +93,13 @@ def test_run_names_sort_by_time_and_within_it_as_given() -> None:
     assert made == sorted(made)
     assert len(set(made)) == 4
     assert all(names.run(name) and len(name) == len("runs/") + 18 for name in made)
+
+
+def test_no_name_of_a_lone_run_lies_between_those_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bits in (0, 2**39 - 1, 0x12345678):
+        monkeypatch.setattr(secrets, "randbits", lambda most, bits=bits: bits & (1 << most) - 1)
+        (lone,), _ = new_names(1)
+        many, _ = new_names(1000)
+        assert many == sorted(set(many))
+        assert len({name[:-2] for name in many}) == 1
+        assert lone[:-2][-6:] != many[0][:-2][-6:]

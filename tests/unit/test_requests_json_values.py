@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from towline.requests.json_values import dump, parse
+from towline.requests.json_values import dump, parse, parse_flat_objects
 
 DEEPEST = 64
 
@@ -100,6 +100,32 @@ objects = st.builds(
 @example('{"a":' * 65 + "1" + "}" * 65)
 def test_what_is_read_is_what_the_standard_library_reads_and_no_more(text: str) -> None:
     assert told(parse, text) == told(read_slowly, text)
+
+
+flat = st.builds(
+    lambda value: orjson.dumps(value).decode(),
+    st.dictionaries(st.text(max_size=3), st.one_of(st.text(max_size=3), st.booleans(), st.integers(0, 9))),
+)
+
+
+@given(st.lists(st.one_of(flat, spliced, objects), min_size=1, max_size=4))
+@example(['{"a":1},{"b":2}', '{"c":"', '"}'])
+@example(['{"a":"', '{"}'])
+@example(['{"a":"}', '{","b":1}', '{"c":1},{}'])
+@example(['{"a":1}', "", '{"a":1},{}'])
+@example(['{"a":1}]', '{"b":2}'])
+@example([' {"a":1}', '{"b":2}'])
+@example(['{"a":1', '"b":1}'])
+@example(['{"a":1,"a":1}'])
+def test_what_is_read_together_is_what_is_read_one_by_one(texts: list[str]) -> None:
+    together = parse_flat_objects(texts)
+    assert together is None or together == [parse(text) for text in texts]
+
+
+@given(st.lists(flat, min_size=1))
+def test_flat_objects_are_read_together(texts: list[str]) -> None:
+    brackets = "".join(texts).count("[") + "".join(texts).count("{") - len(texts)
+    assert brackets or parse_flat_objects(texts) is not None
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Final, Never, TypeAlias
 
 import orjson
 
-__all__ = ["Json", "dump", "parse"]
+__all__ = ["Json", "dump", "parse", "parse_flat_objects"]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -38,6 +39,28 @@ def parse(text: str) -> Json:
         raise ValueError(f"nests deeper than {_MAX_DEPTH}") from None
     # Most texts cannot hold what is looked for: they have no such characters, and too few brackets.
     return value if text.isascii() and "\\u" not in text and _is_shallow(text) else _checked(value)
+
+
+def parse_flat_objects(texts: Sequence[str]) -> list[dict[str, Json]] | None:
+    """Read the texts of objects that hold neither objects nor lists, all at once; else as `parse` does.
+
+    Returns:
+        The objects; None where one may be none of these, or wrong: each is to be read by itself.
+    """
+    text = f"[{','.join(texts)}]"
+    count = len(texts)
+    if text.count("{") != count or text.count("[") != 1:
+        return None
+    try:
+        values: list[dict[str, Json]] = orjson.loads(text)
+        if len(values) != count or orjson.dumps(values) != text.encode():
+            return None
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None
+    # There are as many braces that open as objects, so none is in a string; each text begins with one, so
+    # each object begins where a text does, and is that text.
+    alone = all(type(value) is dict for value in values) and all(each[:1] == "{" for each in texts)
+    return values if alone else None
 
 
 def dump(value: Json) -> str:

@@ -40,6 +40,8 @@ def acceptor(schema: Any) -> Acceptor:
     words = schema.keys() - _NOTES if isinstance(schema, dict) else None
     if words is None or not isinstance(schema.get("additionalProperties", True), bool):
         return _nothing
+    if types := _types(schema):
+        return _scalar(types)
     accepts: Acceptor = _nothing
     match schema.get("type"):
         case None if not words:
@@ -48,8 +50,6 @@ def acceptor(schema: Any) -> Acceptor:
             accepts = _object(schema)
         case "array" if words <= _ARRAY:
             accepts = _array(acceptor(schema.get("items", True)))
-        case str(name) if words == {"type"}:
-            accepts = _scalar(_TYPES[name])
     return accepts
 
 
@@ -65,16 +65,26 @@ def _scalar(types: Container[type]) -> Acceptor:
     return lambda value: type(value) in types  # exactly: a bool is no int here
 
 
+def _types(schema: Any) -> tuple[type, ...]:
+    """Return types of which every value fits; none where a schema asks for more than a type."""
+    if not isinstance(schema, dict) or schema.keys() - _NOTES != {"type"}:
+        return ()
+    name = schema["type"]
+    return _TYPES[name] if isinstance(name, str) else ()
+
+
 def _object(schema: Mapping[str, Any]) -> Acceptor:
     known = {key: acceptor(each) for key, each in schema.get("properties", {}).items()}
+    # To look at a type is faster than to call what does.
+    types = {key: _types(each) for key, each in schema.get("properties", {}).items()}
     other = _anything if schema.get("additionalProperties", True) else _nothing
     required = frozenset(schema.get("required", ()))
 
     def accepts(value: Json) -> bool:
         if type(value) is not dict or not required <= value.keys():
             return False
-        for key, each in value.items():  # noqa: SIM110 - a generator takes longer than all the rest
-            if not known.get(key, other)(each):
+        for key, each in value.items():
+            if type(each) not in types.get(key, ()) and not known.get(key, other)(each):
                 return False
         return True
 

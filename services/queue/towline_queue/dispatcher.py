@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 _PAUSE_S: Final = 0.5
 _LOOK_SHARE: Final = 0.01
 """Part of the time that looking everywhere may take: it steps over rows that nobody can clear away yet."""
+_HELD_S: Final = 0.01
+"""First rest before runs that others held are looked for again; after one in vain it is twice as long."""
 _LONGEST_REST_S: Final = 5.0
 """However long a look took, on a machine that is busy with something else, the next one comes after this."""
 
@@ -68,6 +70,8 @@ class Dispatcher:
         """Held for as long as a round is under way."""
         self._look_at_s = float("-inf")
         """When to look everywhere again."""
+        self._held_rest_s: float | None = None
+        """How long to leave lanes alone in which others hold all that is left; None: none is known."""
 
     def has_room(self, queue: str) -> bool:
         """Tell whether an agent of this process could probably take a run of a queue."""
@@ -111,6 +115,8 @@ class Dispatcher:
                 else:
                     if not go_on:
                         rest = max(self._look_at_s - time.monotonic(), 0)
+                        if self._held_rest_s is not None:
+                            rest = min(rest, self._held_rest_s)
                         await watch.wait(timedelta(seconds=rest))
 
     async def _hand_out(self, watch: Watch) -> bool:
@@ -152,7 +158,12 @@ class Dispatcher:
             round_.failed()
             raise
         self._tell(round_, handed_out)
-        return bool(handed_out.claimed or handed_out.refused)
+        go_on = bool(handed_out.claimed or handed_out.refused)
+        if go_on or not handed_out.held:
+            self._held_rest_s = None
+        else:
+            self._held_rest_s = 2 * self._held_rest_s if self._held_rest_s else _HELD_S
+        return go_on
 
     def _tell(self, round_: Round, handed_out: HandedOut) -> None:
         """End a round, and tell sessions what they were given."""

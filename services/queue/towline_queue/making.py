@@ -2,9 +2,10 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import Message
@@ -25,7 +26,7 @@ __all__ = ["Asked", "make_runs", "new_names", "take_apart"]
 
 # Other calls wait no longer than this while the runs of one are made.
 _SLICE_S: Final = 0.001
-_LOOK_EVERY: Final = 16
+_SLICE_RUNS: Final = 64
 # Parameters of this size, in characters, take longer than that by themselves.
 _LARGE: Final = 64 * 1024
 
@@ -99,21 +100,22 @@ async def make_runs(asked: Asked, recipes: Recipes) -> NewRuns:
     own_specs: list[bytes] = []
     clock = asyncio.get_running_loop().time
     began = clock()
-    each = zip(names, asked.configs, asked.display_names, strict=True)
-    for index, (number, own) in enumerate(zip(asked.numbers, each, strict=True)):
-        if not index % _LOOK_EVERY and clock() - began > _SLICE_S:
+    for number, slice_ in _slices(asked.numbers):
+        if clock() - began > _SLICE_S:
             await asyncio.sleep(0)
             began = clock()
         if number == len(made):
             made.append(recipes.recipe(asked.kinds[number], found[number]))
         make = made[number].own_fields
-        _, config_json, _ = own
+        own = names[slice_], asked.configs[slice_], asked.display_names[slice_]
         try:
-            large = len(config_json) > _LARGE
-            own_specs.append(await asyncio.to_thread(make, *own) if large else make(*own))
+            large = sum(map(len, own[1])) > _LARGE
+            own_specs += await asyncio.to_thread(make, *own) if large else make(*own)
         except InvalidArgument:
-            # Once more with its paths, which are written for no run that is right.
-            await asyncio.to_thread(make, *own, asked.prefix(index))
+            # Once more, one by one, with paths, which are written for no run that is right.
+            for index in range(slice_.start, slice_.stop):
+                name, config, title = names[index], asked.configs[index], asked.display_names[index]
+                await asyncio.to_thread(make, [name], [config], [title], asked.prefix(index))
             raise
     return NewRuns(
         key=asked.key,
@@ -128,14 +130,24 @@ async def make_runs(asked: Asked, recipes: Recipes) -> NewRuns:
     )
 
 
+def _slices(numbers: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """Give runs of one kind that come after each other, by the kind and where they stand: few at a time."""
+    end = 0
+    for number, alike in groupby(numbers):
+        start, end = end, end + sum(1 for _ in alike)
+        for first in range(start, end, _SLICE_RUNS):
+            yield number, slice(first, min(first + _SLICE_RUNS, end))
+
+
 def new_names(count: int) -> tuple[list[RunName], datetime]:
     """Return as many new names of runs, ascending, and the time that is in them.
 
-    Those of many runs are the first ones of a block, so that no other name lies between them.
+    Those of many runs are the first ones of a block in the upper half of all blocks; that of one alone is in
+    the lower half. So no other name lies between them, for other such runs would begin with the same name.
     """
-    first = secrets.randbits(RANDOM_BITS)
+    first = secrets.randbits(RANDOM_BITS - 1)
     if count > 1:
-        first &= -(1 << BLOCK_BITS)
+        first = first & -(1 << BLOCK_BITS) | 1 << (RANDOM_BITS - 1)
     now = datetime.now(UTC)
     return run_names(int(now.timestamp() * 1000), range(first, first + count)), now
 

@@ -24,6 +24,9 @@ __all__ = ["SessionDesk", "announce"]
 
 _log = logging.getLogger(__name__)
 _OPENINGS: Final = 64
+# While PostgreSQL commits reports of some sessions, those of others are on their way. A session has but one under
+# way, so its own stay in order; where two are about one attempt, they take turns at its lease.
+_REPORTS_AT_ONCE: Final = 2
 # Sessions bound themselves: each has one call under way. These two come from whoever connects.
 _MOST_NEWCOMERS: Final = 4096
 _MOST_OUTSIDERS: Final = 64
@@ -91,7 +94,8 @@ class SessionDesk:
         """Carry out openings, reports and renewals until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._openings.run(), name="openings")
-            group.create_task(self._reports.run(), name="reports")
+            for _ in range(_REPORTS_AT_ONCE):
+                group.create_task(self._reports.run(), name="reports")
             for look, renewals in self._renewals.items():
                 group.create_task(renewals.run(), name="renewals and leases" if look else "renewals")
 

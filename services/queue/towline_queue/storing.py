@@ -20,7 +20,7 @@ from towline_queue.storage.new_runs import NewRuns, Outcome, store
 __all__ = ["Storing"]
 
 # While PostgreSQL carries out one statement, the next is on its way.
-_AT_ONCE: Final = 2
+_AT_ONCE: Final = 3
 _MOST_RUNS: Final = 1000
 
 

@@ -45,17 +45,18 @@ SELECT coalesce(json_agg(json_build_array(place, extract(epoch FROM at), old, ne
 FROM chaos.audit
 """
 _STANDING: Final = """
-SELECT coalesce(json_agg(json_build_array(runs.name, runs.state, ready.run IS NOT NULL,
+SELECT coalesce(json_agg(json_build_array(runs.name, runs.state, ready.first_run IS NOT NULL,
     scheduled.run IS NOT NULL, leases.run IS NOT NULL)), '[]')
 FROM queue.runs
-LEFT JOIN queue.ready USING (queue, shape, priority, seq)
+LEFT JOIN queue.ready ON (ready.queue, ready.shape, ready.priority) = (runs.queue, runs.shape, runs.priority)
+    AND runs.seq >= ready.seq AND runs.seq < ready.seq + ready.size
 LEFT JOIN queue.scheduled ON scheduled.run = runs.name
 LEFT JOIN queue.leases ON leases.run = runs.name
 """
 _LEFT: Final = """
 SELECT coalesce(json_agg(found), '[]') FROM (
     SELECT 'lease of ' || run || ' epoch ' || epoch AS found FROM queue.leases
-    UNION ALL SELECT 'place in a queue of ' || run FROM queue.ready
+    UNION ALL SELECT 'place in a queue of ' || first_run FROM queue.ready
     UNION ALL SELECT 'schedule of ' || run FROM queue.scheduled
 ) AS rows
 """

@@ -41,9 +41,10 @@ class CuttingProxy:
             with suppress(ConnectionError):
                 while data := await source.read(65536):
                     if left is not None:
-                        left -= len(data)
+                        if left > 0:  # else the other direction has broken it already
+                            left -= len(data)
+                            self.broken += left <= 0
                         if left <= 0:
-                            self.broken += 1
                             break
                     if sink is here:
                         self.sent += len(data)

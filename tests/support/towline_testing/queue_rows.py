@@ -1,6 +1,6 @@
 """Runs, sessions and leases in the queue's own tables, made by its statements: no service, no network."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from towline.errors import TowlineError
 from towline.names import QueueName
 from towline.service.postgres import connecting, migrate, transaction
 from towline.v1 import leases_pb2, queues_pb2, runs_pb2
+from towline_queue.core.kinds import taken_apart
 from towline_queue.core.lease_ids import AttemptKey
 from towline_queue.core.leases import Ended, Newcomer, Opening, SessionKey
 from towline_queue.core.reports import Result
@@ -36,24 +37,31 @@ OUTCOMES = {
 
 
 _CLAIM = """
-WITH taken AS (DELETE FROM queue.ready WHERE run = :run RETURNING *)
+WITH taken AS (DELETE FROM queue.ready WHERE first_run = :run RETURNING *)
 INSERT INTO queue.leases (run, epoch, number, session, agent, queue, gpu_ids, lost_after, state)
-SELECT taken.run, taken.epoch, taken.number, :session, :agent, taken.queue, '{}', queues.lost_after, 3
+SELECT taken.first_run, taken.epoch, taken.number, :session, :agent, taken.queue, '{}', queues.lost_after, 3
 FROM taken JOIN queue.queues ON queues.name = taken.queue
 RETURNING epoch
 """
 _RUN = """
-SELECT coalesce(runs.state, leases.state, CASE WHEN ready.run IS NOT NULL THEN 2 END,
+SELECT coalesce(runs.state, leases.state, CASE WHEN ready.first_run IS NOT NULL THEN 2 END,
                 CASE WHEN scheduled.run IS NOT NULL THEN 1 END) AS state,
        coalesce(runs.detail, leases.detail, ready.detail, scheduled.detail) AS state_detail,
        coalesce(leases.number, ready.number, scheduled.number) AS number,
        runs.failure, runs.outputs, runs.end_time
 FROM queue.runs
 LEFT JOIN queue.leases ON leases.run = runs.name
-LEFT JOIN queue.ready ON ready.run = runs.name
+LEFT JOIN queue.ready ON ready.first_run = runs.name
 LEFT JOIN queue.scheduled ON scheduled.run = runs.name
 WHERE runs.name = :name
 """
+
+
+def together(new: Sequence[NewRun]) -> new_runs.NewRuns:
+    """Make a request of runs of one kind, whose names are neighbours."""
+    (kind, *_), own_specs = zip(*map(taken_apart, new), strict=True)
+    names = [each.spec.run for each in new]
+    return new_runs.NewRuns(None, b"", [new_runs.NewKind(kind, None, None)], names, own_specs, [1] * len(new))
 
 
 @dataclass
@@ -98,17 +106,28 @@ class QueueRows:
         due: datetime | None = None,
     ) -> str:
         """Store one run."""
+        new = self._new(retry_policy or runs_pb2.RetryPolicy(), max_wait, due)
+        assert await self.do(new_runs.store, [new_runs.single(new)]) == [new_runs.Outcome.STORED]
+        return new.spec.run
+
+    async def submit_together(self, count: int, *, max_wait: timedelta | None = None) -> list[str]:
+        """Store runs of one kind by one request, and return their names in order."""
+        request = together([self._new(runs_pb2.RetryPolicy(), max_wait, None) for _ in range(count)])
+        assert await self.do(new_runs.store, [request]) == [new_runs.Outcome.STORED]
+        return list(request.names)
+
+    def _new(
+        self, retry_policy: runs_pb2.RetryPolicy, max_wait: timedelta | None, due: datetime | None
+    ) -> NewRun:
         spec = runs_pb2.LaunchSpec(
             run=f"runs/r{next(self._numbers):04}",
             queue=QUEUE,
-            retry_policy=policy_of(retry_policy or runs_pb2.RetryPolicy(), runs_pb2.RetryPolicy()),
+            retry_policy=policy_of(retry_policy, runs_pb2.RetryPolicy()),
         )
         spec.stop_grace.FromTimedelta(timedelta(seconds=7))
         if max_wait is not None:
             spec.limits.max_wait.FromTimedelta(max_wait)
-        new = NewRun(spec, runs_pb2.PRIORITY_MEDIUM, {}, {}, due, "", b"")
-        assert await self.do(new_runs.store, [new_runs.single(new)]) == [new_runs.Outcome.STORED]
-        return spec.run
+        return NewRun(spec, runs_pb2.PRIORITY_MEDIUM, {}, {}, due, "", b"")
 
     async def session(self, agent: str = "agents/one", instance: str = "a") -> SessionKey:
         """Open a session for an agent whose process has just started, with nothing in its hands."""

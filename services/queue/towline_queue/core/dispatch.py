@@ -62,13 +62,15 @@ class HandedOut:
         claimed: The leases made.
         found: How many of them are of which lane.
         refused: Sessions that could not have a place they were chosen for: the database knows better.
-        dry: Lanes that were searched in which no run is left, but for those that somebody else holds.
+        dry: Lanes that were searched in which no run is left.
+        held: Lanes in which none is left but for those that somebody else holds, and may not take.
     """
 
     claimed: Sequence[Claimed] = ()
     found: Mapping[Lane, int] = field(default_factory=dict)
     refused: frozenset[UUID] = frozenset()
     dry: frozenset[Lane] = frozenset()
+    held: frozenset[Lane] = frozenset()
 
 
 @dataclass
@@ -251,7 +253,8 @@ class Dispatch:
                 self._asks[lane] = max(_FIRST_ASK, 2 * found.get(lane, 0))
                 continue
             hints = self._hints.setdefault(lane.queue, _Hints())
-            hints.shapes[lane.shape] = hints.shapes.get(lane.shape, False) or (handed_out is None and anew)
+            again = handed_out is None or lane in handed_out.held
+            hints.shapes[lane.shape] = hints.shapes.get(lane.shape, False) or (again and anew)
             if found.get(lane, 0) >= most:
                 self._asks[lane] = min(4 * most, MAX_BATCH)
 

@@ -144,29 +144,46 @@ class Recipe:
             inputs=_versions(spec),
         )
 
-    def own_fields(self, name: RunName, config_json: str, display_name: str, prefix: str = "") -> bytes:
-        """Make what is a run's own: the serialized LaunchSpec with these fields only.
+    def own_fields(
+        self,
+        run_names: Sequence[RunName],
+        configs: Sequence[str],
+        display_names: Sequence[str],
+        prefix: str = "",
+    ) -> list[bytes]:
+        """Make what is the own of each run: the serialized LaunchSpec with these fields only.
 
         Args:
-            name: The run's.
-            config_json: Its parameters, as given.
-            display_name: As given, checked; empty: to be made from the job's name.
+            run_names: Of the runs.
+            configs: Their parameters, as given.
+            display_names: As given, checked; empty: to be made from the job's name.
             prefix: Put before each path in an error, such as "runs[3].".
 
         Raises:
-            InvalidArgument: The parameters are wrong (INVALID_CONFIG), or what the template makes of the
-                run's name (INVALID_VARIABLE).
+            InvalidArgument: The parameters of one are wrong (INVALID_CONFIG), or what the template makes of
+                its name (INVALID_VARIABLE).
         """
-        config = self._parameters.resolve(config_json, prefix)
-        display_name = display_name or f"{self._word}-{name[-4:]}"
-        own = _own_fields(name, display_name, config)
+        whole = self._parameters.resolve_all(configs, prefix)
+        word = self._word
+        titles = [
+            given or f"{word}-{name[-4:]}" for name, given in zip(run_names, display_names, strict=True)
+        ]
+        own = _own_fields(run_names, titles, whole)
         if self._macros is None:
             return own
+        return [
+            fields + self._own_options(name, title, prefix)
+            for fields, name, title in zip(own, run_names, titles, strict=True)
+        ]
+
+    def _own_options(self, name: RunName, display_name: str, prefix: str) -> bytes:
+        """Make the options of a run whose template names it: the serialized LaunchSpec with these only."""
+        assert self._macros is not None  # noqa: S101 - asked before
         macros = dict(self._macros) | {"run_id": name.partition("/")[2], "run_name": display_name}
         options = template_of(self.kind.queue_spec).resolve(
             self.kind.variables, self._hints, macros, prefix, build_only=self._build_only
         )
-        return own + runs_pb2.LaunchSpec(docker=options).SerializeToString(deterministic=True)
+        return runs_pb2.LaunchSpec(docker=options).SerializeToString(deterministic=True)
 
 
 def taken_apart(new: NewRun) -> tuple[Kind, bytes]:
@@ -218,16 +235,24 @@ def _versions(spec: runs_pb2.LaunchSpec) -> tuple[str, ...]:
     return tuple(sorted({one.artifact for one in spec.inputs}))
 
 
-def _own_fields(name: str, display_name: str, config_json: str) -> bytes:
-    """Serialize LaunchSpec(run, display_name, config_json): by hand, in a fifth of the time."""
+def _own_fields(
+    run_names: Sequence[str], display_names: Sequence[str], configs: Sequence[str]
+) -> list[bytes]:
+    """Serialize LaunchSpec(run, display_name, config_json) for each run: by hand, in a fifth of the time."""
     lengths = _LENGTHS
-    # Characters that are the bytes of the text in UTF-8: most texts are that already.
-    title = display_name if display_name.isascii() else display_name.encode().decode("latin-1")
-    config = config_json if config_json.isascii() else config_json.encode().decode("latin-1")
-    return (
-        f"{_RUN}{lengths[len(name)]}{name}{_DISPLAY_NAME}{lengths[len(title)]}{title}"
-        f"{_CONFIG}{lengths[len(config)]}{config}"
-    ).encode("latin-1")
+    each = zip(run_names, _as_bytes(display_names), _as_bytes(configs), strict=True)
+    return [
+        (
+            f"{_RUN}{lengths[len(name)]}{name}{_DISPLAY_NAME}{lengths[len(title)]}{title}"
+            f"{_CONFIG}{lengths[len(config)]}{config}"
+        ).encode("latin-1")
+        for name, title, config in each
+    ]
+
+
+def _as_bytes(texts: Sequence[str]) -> Sequence[str]:
+    """Return texts whose characters are the bytes of these in UTF-8: most are that already."""
+    return texts if "".join(texts).isascii() else [text.encode().decode("latin-1") for text in texts]
 
 
 def _written(number: int) -> str:

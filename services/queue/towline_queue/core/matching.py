@@ -27,7 +27,7 @@ __all__ = [
     "spread",
 ]
 
-MAX_BATCH: Final = 500
+MAX_BATCH: Final = 2000
 """Most runs of one lane that one transaction hands out."""
 
 

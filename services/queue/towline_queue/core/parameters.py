@@ -3,11 +3,11 @@
 What both leave out has the default that the schema says.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from towline.requests.json_schemas import Schema
-from towline.requests.json_values import Json, dump, parse
+from towline.requests.json_values import Json, dump, parse, parse_flat_objects
 from towline.requests.violations import Violations
 from towline_queue.core.schema_defaults import SchemaDefaults, TooManyDefaults
 
@@ -42,6 +42,12 @@ class Parameters:
         if isinstance(self._defaults, dict) and dict not in map(type, self._defaults.values()):
             self._keys = self._defaults.keys()
 
+    def resolve_all(self, overrides_json: Sequence[str], prefix: str = "") -> Sequence[str]:
+        """Do what `resolve` does for the parameters of many runs; most are seen to be right at once."""
+        if self._are_whole(overrides_json):
+            return overrides_json
+        return [self.resolve(each, prefix) for each in overrides_json]
+
     def resolve(self, overrides_json: str, prefix: str = "") -> str:
         """Return the whole parameters as the text of a JSON object.
 
@@ -52,22 +58,33 @@ class Parameters:
         Raises:
             InvalidArgument: With all violations by path; reason INVALID_CONFIG.
         """
+        given = overrides_json or "{}"
         try:
-            overrides = _object(overrides_json or "{}")
+            overrides = _object(given)
         except ValueError as error:
             violations = Violations("INVALID_CONFIG")
             violations.add("config_json", str(error))
             violations.check(prefix)
             raise
-        whole = self._keys is not None and self._keys <= overrides.keys()
-        given = overrides if whole else merge(self._defaults, overrides)
-        config = self._filled(given, prefix) if self._left_out else given
-        text = (overrides_json or "{}") if config is overrides else dump(config)
-        fits = self._schema is None or self._schema.accepts(config)
-        larger = text is not overrides_json and _larger(text)
-        if larger or not fits or (self._files and any(self._no_content(config))):
+        config: Json = overrides
+        if self._keys is None or not self._keys <= overrides.keys():
+            config = merge(self._defaults, overrides)
+        if self._left_out:
+            config = self._filled(config, prefix)
+        text = given if config is overrides else dump(config)
+        wrong = self._schema is not None and not self._schema.accepts(config)
+        if wrong or (text is not given and _larger(text)) or (self._files and any(self._no_content(config))):
             self._explain(config, text, prefix)
         return text
+
+    def _are_whole(self, texts: Sequence[str]) -> bool:
+        """Tell whether texts are right as they stand; not of all that are."""
+        if self._keys is None or self._left_out or self._files or sum(map(len, texts)) > _SURELY_FITS:
+            return False
+        read = parse_flat_objects(texts)
+        if read is None or not all(self._keys <= each.keys() for each in read):
+            return False
+        return self._schema is None or all(map(self._schema.accepts, read))
 
     def _filled(self, config: Json, prefix: str) -> Json:
         assert self._left_out is not None  # noqa: S101 - asked before
@@ -110,10 +127,10 @@ def merge(defaults: Json, overrides: Json) -> Json:
 
 
 def _object(text: str) -> dict[str, Json]:
-    if _larger(text):
+    if len(text) > _SURELY_FITS and _larger(text):
         raise ValueError(f"is larger than {MAX_BYTES} bytes; keep data in an artifact instead")
     value = parse(text)
-    if not isinstance(value, dict):
+    if type(value) is not dict:
         raise ValueError('must be an object, such as {"epochs": 3}')
     return value
 

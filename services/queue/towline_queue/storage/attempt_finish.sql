@@ -49,7 +49,7 @@ WITH current AS MATERIALIZED (
     WHERE runs.ctid = current.run_at
       AND current.state NOT IN (CAST(:queued AS smallint), CAST(:scheduled AS smallint))
 ), waiting AS (
-    INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number, detail, expire_time)
+    INSERT INTO queue.ready (queue, shape, priority, seq, first_run, epoch, number, detail, expire_time)
     SELECT runs.queue, runs.shape, runs.priority, runs.seq, runs.name, current.epoch + 1,
            current.number + 1, current.detail,
            now() + (SELECT max_wait FROM queue.launch_specs WHERE digest = runs.launch_spec)

@@ -9,13 +9,24 @@ CROSS JOIN LATERAL (
     SELECT level.priority, waiting.*
     FROM unnest(CAST(:priorities AS smallint[])) WITH ORDINALITY AS level (priority, number)
     CROSS JOIN LATERAL (
-        SELECT ready.run, ready.seq, ready.ready_time
-        FROM queue.ready
-        WHERE ready.queue = lane.queue AND ready.shape = lane.shape
-          AND ready.priority = level.priority
-          AND ready.seq >= (CAST(:floors AS bigint[]))
-              [(lane.number - 1) * cardinality(CAST(:priorities AS smallint[])) + level.number]
-        ORDER BY ready.seq
+        SELECT run.name AS run, run.seq, span.ready_time
+        FROM (
+            SELECT ready.first_run, ready.size, ready.ready_time
+            FROM queue.ready
+            WHERE ready.queue = lane.queue AND ready.shape = lane.shape
+              AND ready.priority = level.priority
+              AND ready.seq >= (CAST(:floors AS bigint[]))
+                  [(lane.number - 1) * cardinality(CAST(:priorities AS smallint[])) + level.number]
+            ORDER BY ready.seq
+            LIMIT greatest(lane.most, 1)
+        ) AS span
+        CROSS JOIN LATERAL (
+            SELECT runs.name, runs.seq
+            FROM queue.runs
+            WHERE runs.name >= span.first_run
+            ORDER BY runs.name
+            LIMIT span.size
+        ) AS run
         LIMIT greatest(lane.most, 1)
     ) AS waiting
     LIMIT nullif(lane.most, 0)

@@ -175,9 +175,13 @@ class Claims:
             asked[place.lane] += place.slots
         claimed: list[Claimed] = []
         refused = set[UUID]()
+        held = set[Lane]()
         taken: dict[Lane, list[tuple[int, int]]] = defaultdict(list)
         ttls: dict[float, timedelta] = {}
         for choice, run, epoch, number, priority, seq, lost_after_s, launch_spec, own_spec in claim.rows:
+            if choice < 0:
+                held.add(claim.searches[-choice - 1].lane)
+                continue
             lane, session, _, slots, gpu_ids = claim.places[choice - 1]
             if run is None:
                 refused.add(session)
@@ -188,8 +192,8 @@ class Claims:
             claimed.append(Claimed(AttemptKey(run, epoch), session, number, spec, gpu_ids, ttl))
             taken[lane].append((priority, seq))
         found = {lane: len(runs) for lane, runs in taken.items()}
-        dry = self._learn(claim.searches, asked, taken, waiting)
-        return HandedOut(claimed, found, frozenset(refused), dry)
+        dry = self._learn(claim.searches, asked, taken, waiting) - held
+        return HandedOut(claimed, found, frozenset(refused), dry, frozenset(held))
 
     def _learn(
         self,

@@ -5,6 +5,7 @@ Where a call is one statement, it is one transaction and one round trip.
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -29,6 +30,7 @@ _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
 _COMMENT: Final = re.compile(r"--.*")
 _ACQUIRE: Final = timedelta(seconds=30)
 _CLOSE: Final = timedelta(seconds=5)
+_LARGEST_PARAMETERS: Final = 2**20
 
 # One plan per statement: planning one anew takes as long as a small claim. It holds however much the tables
 # grow, so it is as well that no connection reads a whole one (SERVER_SETTINGS).
@@ -148,8 +150,26 @@ async def opening(engine: AsyncEngine, *, size: int) -> AsyncIterator[Database]:
     """Give a database with at most `size` connections of its own, to where the engine connects."""
     _, arguments = engine.dialect.create_connect_args(engine.url)
     settings = SERVER_SETTINGS | _PLANS
-    connections = _Connections(lambda: asyncpg.connect(**arguments, server_settings=settings), size)
+
+    async def connect() -> _Connection:
+        connection = await asyncpg.connect(**arguments, server_settings=settings)
+        _widen(connection)
+        return connection
+
+    connections = _Connections(connect, size)
     try:
         yield Database(connections, host_of(engine))
     finally:
         await connections.close()
+
+
+def _widen(connection: _Connection) -> None:
+    """Let the parameters of a large statement be sent at once.
+
+    What does not fit the buffer waits for its turn in the event loop, once for each 200 KB by default. The
+    kernel widens those of TCP by itself, those of local sockets never.
+    """
+    transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]  # no other way
+    sending = transport.get_extra_info("socket")
+    if sending.family == socket.AF_UNIX:
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST_PARAMETERS)

@@ -58,7 +58,7 @@ WITH held AS MATERIALIZED (
     FROM made CROSS JOIN place
     RETURNING lost_after
 ), made_ready AS (
-    INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number, expire_time)
+    INSERT INTO queue.ready (queue, shape, priority, seq, first_run, epoch, number, expire_time)
     SELECT queue, shape, priority, seq, name, 1, 1, now() + CAST(:max_wait AS interval)
     FROM made
     WHERE NOT EXISTS (SELECT FROM place)

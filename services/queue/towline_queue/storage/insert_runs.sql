@@ -5,7 +5,8 @@
 -- request comes twice.
 -- For many runs an array takes longer to send than all else. So `names` and `span_ends` (empty: none) are joined
 -- by commas, arrays of numbers are texts, and `own_specs` are one text, in which each has its start and length.
--- `run_kinds` count from 1; spans are told of in tables.py.
+-- `run_kinds` count from 1. `waiting_sizes` are of the spans that wait, 0 where a run is not the first of one; both
+-- sorts of spans are told of in tables.py. Of these arrays, ends that say nothing may be missing.
 -- A request whose queue is not there, or has another spec than the one it was checked by (`queue_revisions`; null:
 -- any), is stale: nothing of it is stored. Nor is anything of one that is remembered: it was carried out before.
 -- Answers with the requests that were stored and those that are stale.
@@ -62,18 +63,22 @@ WITH held AS MATERIALIZED (
     ) AS shared(digest, spec, queue_spec, max_wait, retry_policy)
     ORDER BY digest
     ON CONFLICT DO NOTHING
+), first AS MATERIALIZED (
+    SELECT nextval('queue.runs_seq_seq') AS seq
+), stored_kind AS MATERIALIZED (
+    SELECT kind.* FROM kind WHERE kind.request IN (SELECT stored.number FROM stored)
 ), new AS MATERIALIZED (
+    -- In the order of the runs: kinds are few, so they are what is hashed.
     SELECT run.name, substring(CAST(:own_specs AS bytea) FROM run.start + 1 FOR run.length) AS own_spec,
-           run.span_size, run.span_end,
-           nextval('queue.runs_seq_seq') AS seq, kind.*
+           coalesce(run.span_size, 0) AS span_size, run.span_end, run.waiting_size,
+           (SELECT first.seq FROM first) + run.position - 1 AS seq, stored_kind.*
     FROM unnest(
         string_to_array(CAST(:names AS text), ','), string_to_array(CAST(:span_ends AS text), ',', ''),
         CAST(CAST(:span_sizes AS text) AS smallint[]), CAST(CAST(:starts AS text) AS integer[]),
-        CAST(CAST(:lengths AS text) AS integer[]), CAST(CAST(:run_kinds AS text) AS integer[])
-    ) WITH ORDINALITY AS run(name, span_end, span_size, start, length, kind, position)
-    JOIN kind ON kind.number = run.kind
-    JOIN stored ON stored.number = kind.request
-    ORDER BY run.position
+        CAST(CAST(:lengths AS text) AS integer[]), CAST(CAST(:run_kinds AS text) AS integer[]),
+        CAST(CAST(:waiting_sizes AS text) AS smallint[])
+    ) WITH ORDINALITY AS run(name, span_end, span_size, start, length, kind, waiting_size, position)
+    JOIN stored_kind ON stored_kind.number = coalesce(run.kind, 1)
 ), made AS (
     INSERT INTO queue.runs (
         name, seq, queue, priority, shape, job_version, author, labels, variables, launch_spec, own_spec, retry_of,
@@ -84,8 +89,10 @@ WITH held AS MATERIALIZED (
            span_size, span_end
     FROM new
 ), made_ready AS (
-    INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number, expire_time)
-    SELECT queue, shape, priority, seq, name, 1, 1, expire_time FROM new WHERE due_time IS NULL
+    INSERT INTO queue.ready (queue, shape, priority, seq, first_run, size, epoch, number, expire_time)
+    SELECT queue, shape, priority, seq, name, waiting_size, 1, 1, expire_time
+    FROM new
+    WHERE due_time IS NULL AND waiting_size > 0
 ), made_scheduled AS (
     INSERT INTO queue.scheduled (run, due_time, epoch, number)
     SELECT name, due_time, 1, 1 FROM new WHERE due_time IS NOT NULL

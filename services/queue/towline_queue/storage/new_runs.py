@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from itertools import accumulate, groupby, repeat
+from itertools import accumulate, groupby
+from typing import TypeVar
 
 import orjson
 
@@ -15,8 +16,11 @@ from towline_queue.core.submission import NewRun
 from towline_queue.storage.database import Database, Transaction
 from towline_queue.storage.launch_specs import KnownSpecs
 from towline_queue.storage.queues import spec_digest
+from towline_queue.storage.tables import MAX_WAITING
 
 __all__ = ["NewKind", "NewRuns", "Outcome", "QueueVersion", "queue_versions", "single", "store"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ async def store(
         count += len(request.kinds)
     own_specs = [spec for request in requests for spec in request.own_specs]
     lengths = [len(spec) for spec in own_specs]
-    spans = [span for request in requests for span in _spans(request)]
+    span_sizes, span_ends, waiting_sizes = _spans(requests)
     rows = await database.rows(
         "insert_runs",
         methods=[request.key and request.key.method for request in requests],
@@ -145,14 +149,16 @@ async def store(
         retry_policies=[kind.retry_policy for kind in specs],
         names=",".join(name for request in requests for name in request.names),
         own_specs=b"".join(own_specs),
-        span_ends=",".join(end for end, _ in spans),
-        span_sizes=_array(size for _, size in spans),
+        span_ends=",".join(span_ends),
+        span_sizes=_array(span_sizes),
         starts=_array(accumulate(lengths[:-1], initial=0)),
         lengths=_array(lengths),
+        waiting_sizes=_array(waiting_sizes),
         run_kinds=_array(
             offset + kind
             for offset, request in zip(offsets, requests, strict=True)
             for kind in request.run_kinds
+            if len(kinds) > 1
         ),
     )
     if known is not None and isinstance(database, Database):
@@ -168,12 +174,41 @@ def _array(numbers: Iterable[int]) -> str:
     return f"{{{orjson.dumps(list(numbers))[1:-1].decode()}}}"
 
 
-def _spans(request: NewRuns) -> Iterator[tuple[str, int]]:
-    """Give `span_end` (empty: null) and `span_size` of each run."""
-    listed_by = [(new.kind.queue, new.kind.job_version) for new in request.kinds]
-    end = 0
-    for _, runs in groupby(request.run_kinds, lambda number: listed_by[number - 1]):
-        size = sum(1 for _ in runs)
-        end += size
-        yield request.names[end - 1] if size > 1 else "", size
-        yield from repeat(("", 0), size - 1)
+def _spans(requests: Sequence[NewRuns]) -> tuple[list[int], list[str], list[int]]:
+    """Return `span_sizes`, `span_ends` and `waiting_sizes` of insert_runs.sql."""
+    sizes: list[int] = []
+    ends: list[str] = []
+    waiting: list[int] = []
+    first = 0
+    for request in requests:
+        listed_by: tuple[str, str] | None = None
+        place = 0
+        for number, count in _groups(request):
+            kind = request.kinds[number - 1].kind
+            if (kind.queue, kind.job_version) != listed_by:
+                listed_by = kind.queue, kind.job_version
+                _set(sizes, first + place, 0, 0)
+                _set(ends, first + place, "", "")
+            place += count
+            sizes[-1] += count
+            if sizes[-1] > 1:
+                ends[-1] = request.names[place - 1]
+            for start in range(place - count, place, MAX_WAITING):
+                _set(waiting, first + start, min(MAX_WAITING, place - start), 0)
+        first += place
+    return sizes, ends, waiting
+
+
+def _groups(request: NewRuns) -> Iterator[tuple[int, int]]:
+    """Give the kinds of runs that come after each other, each with how many they are."""
+    if len(request.kinds) == 1:
+        yield 1, len(request.names)
+        return
+    for number, alike in groupby(request.run_kinds):
+        yield number, sum(1 for _ in alike)
+
+
+def _set(values: list[_T], place: int, value: _T, other: _T) -> None:
+    """Make a list longer, so that its last place is this one; those passed over get the other value."""
+    values += [other] * (place - len(values))
+    values.append(value)

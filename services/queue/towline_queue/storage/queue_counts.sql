@@ -1,5 +1,5 @@
 -- Runs of queues that have not ended, one row for each place that has some. A run is in one place.
-SELECT queue, count(*) AS waiting, 0 AS active
+SELECT queue, sum(size) AS waiting, 0 AS active
 FROM queue.ready
 WHERE queue = ANY(:queues)
 GROUP BY queue

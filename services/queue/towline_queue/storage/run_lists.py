@@ -19,6 +19,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,6 +36,14 @@ _MOST_LOOKED_AT: Final = 10_000
 _LOOKED_AT_FIRST: Final = 1000
 _NEWEST_FIRST: Final = runs.c.name.desc()
 _AFTER_ALL: Final = "runs0"  # "0" is the character after "/"
+_span = (
+    select(runs.c.name)
+    .where(runs.c.name >= ready.c.first_run)
+    .order_by(runs.c.name)
+    .limit(ready.c.size)
+    .lateral("span")
+)
+_WAITING_RUNS: Final[Select[Any]] = select(_span.c.name).select_from(ready.join(_span, true()))
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ async def _live(connection: AsyncConnection, wanted: RunFilter) -> list[str]:
     if not ACTIVE.isdisjoint(wanted.states):
         places.append(_of_queue(select(leases.c.run), leases.c.queue, wanted))
     if State.QUEUED in wanted.states:
-        places.append(_of_queue(select(ready.c.run), ready.c.queue, wanted))
+        places.append(_of_queue(_WAITING_RUNS, ready.c.queue, wanted))
     if State.SCHEDULED in wanted.states:
         places.append(select(scheduled.c.run))
     return list((await connection.execute(union_all(*places).limit(_MOST_LOOKED_AT + 1))).scalars())

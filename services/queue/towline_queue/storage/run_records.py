@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     Row,
     ScalarSelect,
     Select,
@@ -32,6 +33,7 @@ from towline.v1 import leases_pb2, logs_pb2, runs_pb2
 from towline_queue.core.transitions import WAITING, State
 from towline_queue.storage.statements import REACHABLE
 from towline_queue.storage.tables import (
+    MAX_WAITING,
     attempts,
     launch_specs,
     leases,
@@ -42,7 +44,16 @@ from towline_queue.storage.tables import (
     sessions,
 )
 
-__all__ = ["LIVE_STATE", "RECORDS", "AttemptRecord", "RunRecord", "get", "not_found", "records"]
+__all__ = [
+    "LIVE_STATE",
+    "RECORDS",
+    "AttemptRecord",
+    "RunRecord",
+    "get",
+    "not_found",
+    "records",
+    "waiting_span",
+]
 
 
 @dataclass(frozen=True)
@@ -116,10 +127,21 @@ class RunRecord:
         return self.state in WAITING
 
 
-_LANE: Final = ("queue", "shape", "priority", "seq")
+def waiting_span(run: Any) -> ColumnElement[bool]:
+    """Say which row of `ready` is that of the span that a run, given by row or columns, waits in."""
+    return and_(
+        ready.c.queue == run.queue,
+        ready.c.shape == run.shape,
+        ready.c.priority == run.priority,
+        ready.c.seq <= run.seq,
+        ready.c.seq > run.seq - MAX_WAITING,  # so that no more than these are looked at
+        ready.c.seq + ready.c.size > run.seq,
+    )
+
+
 # By LATERAL and LIMIT, so that a row is looked up for each run: joined, the planner may read all of `ready`.
 _lease = select(leases).where(leases.c.run == runs.c.name).limit(1).lateral("lease").c
-_ready = select(ready).where(*(ready.c[name] == runs.c[name] for name in _LANE)).limit(1).lateral("waiting").c
+_ready = select(ready).where(waiting_span(runs.c)).limit(1).lateral("waiting").c
 _scheduled = select(scheduled).where(scheduled.c.run == runs.c.name).limit(1).lateral("due").c
 
 
@@ -140,7 +162,7 @@ _DETAILS: Final = (_lease.detail, _ready.detail, _scheduled.detail)
 
 LIVE_STATE: Final = case(
     (_lease.run.is_not(None), _lease.state),
-    (_ready.run.is_not(None), int(State.QUEUED)),
+    (_ready.first_run.is_not(None), int(State.QUEUED)),
     (_scheduled.run.is_not(None), int(State.SCHEDULED)),
 )
 """In `RECORDS`: state of a run that has not ended; null for one that has."""
@@ -177,7 +199,7 @@ RECORDS: Final[Select[Any]] = (
     )
     .join(launch_specs, launch_specs.c.digest == runs.c.launch_spec)
     .outerjoin(_lease.run.table, true())
-    .outerjoin(_ready.run.table, true())
+    .outerjoin(_ready.first_run.table, true())
     .outerjoin(_scheduled.run.table, true())
 )
 """What `records` makes RunRecords of; narrow it down as needed."""

@@ -1,13 +1,13 @@
 """Runs in PostgreSQL: how the API moves them.
 
-A waiting run has exactly one row in `ready` or `scheduled`. Who deletes that row, and nobody else,
+A waiting run is in exactly one row of `ready` or `scheduled`. Who deletes that row, and nobody else,
 moves the run on: so a cancel and a dispatcher that reach for the same run want the same lock, and one of
-them finds nothing.
+them finds nothing. Where it was one of a span, those that are left wait as one or two others.
 """
 
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from towline.errors import FailedPrecondition, Internal, ResourceExhausted
@@ -16,13 +16,21 @@ from towline.v1 import leases_pb2, runs_pb2
 from towline_queue.core.submission import NewRun
 from towline_queue.core.transitions import CANCEL_WAITING, TERMINAL
 from towline_queue.storage import run_records
-from towline_queue.storage.run_records import not_found
-from towline_queue.storage.tables import launch_specs, leases, queue_specs, ready, runs, scheduled
+from towline_queue.storage.run_records import not_found, waiting_span
+from towline_queue.storage.tables import (
+    MAX_WAITING,
+    launch_specs,
+    leases,
+    queue_specs,
+    ready,
+    runs,
+    scheduled,
+)
 
 __all__ = ["cancel", "ended", "preempt"]
 
-# Each round that changes nothing means that somebody else moved the run in between.
-_CANCEL_ROUNDS: Final = 20
+# Each round that changes nothing means that somebody else moved the run in between, or another of its span.
+_CANCEL_ROUNDS: Final = 20 + MAX_WAITING
 _CANCELLED: Final = leases_pb2.STOP_REASON_CANCELLED
 _PREEMPTED: Final = leases_pb2.STOP_REASON_PREEMPTED
 _CANCELLED_WAITING: Final = runs_pb2.Failure(
@@ -83,17 +91,10 @@ async def cancel(connection: AsyncConnection, name: RunName) -> None:
 
 
 async def _cancel_waiting(connection: AsyncConnection, name: RunName, run: Row[Any]) -> bool:
-    lane = and_(
-        ready.c.queue == run.queue,
-        ready.c.shape == run.shape,
-        ready.c.priority == run.priority,
-        ready.c.seq == run.seq,
-    )
-    for taking in (delete(ready).where(lane), delete(scheduled).where(scheduled.c.run == name)):
-        if (await connection.execute(taking)).rowcount:
-            break
-    else:
-        return False
+    if not await _take_ready(connection, name, run):
+        taken = await connection.execute(delete(scheduled).where(scheduled.c.run == name))
+        if not taken.rowcount:
+            return False
     moved = await connection.execute(
         update(runs)
         .where(runs.c.name == name, runs.c.state.is_(None))
@@ -101,6 +102,23 @@ async def _cancel_waiting(connection: AsyncConnection, name: RunName, run: Row[A
     )
     if moved.rowcount != 1:  # keeps the row that was taken
         raise Internal(f"{name} was waiting but has ended", reason="INTERNAL")
+    return True
+
+
+async def _take_ready(connection: AsyncConnection, name: RunName, run: Row[Any]) -> bool:
+    """Take a run out of the span that it waits in, if it does; the others wait where they did."""
+    taken = await connection.execute(delete(ready).where(waiting_span(run)).returning(ready))
+    span = taken.mappings().one_or_none()
+    if span is None:
+        return False
+    before = run.seq - span["seq"]
+    after = span["size"] - before - 1
+    if before:
+        await connection.execute(insert(ready).values({**span, "size": before}))
+    if after:
+        following = select(runs.c.name).where(runs.c.name > name).order_by(runs.c.name).limit(1)
+        rest = {"first_run": following.scalar_subquery(), "seq": run.seq + 1, "size": after}
+        await connection.execute(insert(ready).values({**span, **rest}))
     return True
 
 

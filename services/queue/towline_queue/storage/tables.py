@@ -31,6 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from towline.service.postgres import requests_table
 
 __all__ = [
+    "MAX_WAITING",
     "SCHEMA",
     "agents",
     "attempts",
@@ -50,6 +51,9 @@ __all__ = [
 ]
 
 SCHEMA: Final = "queue"
+MAX_WAITING: Final = 64
+"""Most runs of one row in `ready`: few enough that dispatchers do not keep each other waiting for one."""
+_SEQS: Final = 2048  # more than the runs of any statement
 
 metadata = MetaData(schema=SCHEMA)
 _Time = DateTime(timezone=True)
@@ -95,7 +99,13 @@ runs = Table(
     "runs",
     metadata,
     Column("name", _Name, primary_key=True, comment="runs/{run}; ids sort by time"),
-    Column("seq", BigInteger, Identity(always=True), nullable=False, comment="order of submission"),
+    Column(
+        "seq",
+        BigInteger,
+        Identity(always=True, increment=_SEQS),
+        nullable=False,
+        comment="order of submission",
+    ),
     Column("queue", _Name, nullable=False),
     Column("priority", SmallInteger, nullable=False, comment="towline.v1.Priority"),
     Column("shape", SmallInteger, nullable=False, comment="GPUs of one attempt"),
@@ -126,6 +136,9 @@ runs = Table(
     postgresql_with={"fillfactor": 50},
 )
 
+# Runs of one kind that were submitted together wait as spans of up to MAX_WAITING: their names are neighbours
+# and their sequence numbers follow each other. Who takes some of a span deletes it and inserts what is left:
+# a new version of the row would be locked, but neither seen nor deleted, by a statement that began before it.
 ready = Table(
     "ready",
     metadata,
@@ -133,7 +146,8 @@ ready = Table(
     Column("shape", SmallInteger, nullable=False),
     Column("priority", SmallInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
-    Column("run", _Name, nullable=False),
+    Column("first_run", _Name, nullable=False),
+    Column("size", SmallInteger, nullable=False, server_default=text("1"), comment="runs of the span"),
     Column("epoch", BigInteger, nullable=False, comment="of the next lease"),
     Column("number", Integer, nullable=False, comment="of the next attempt, from 1"),
     Column("detail", Text, nullable=False, server_default="", comment="why it waits again"),

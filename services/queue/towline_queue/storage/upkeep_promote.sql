@@ -11,9 +11,9 @@ WITH due AS MATERIALIZED (
     DELETE FROM queue.scheduled WHERE ctid = ANY(ARRAY(SELECT at FROM due))
     RETURNING run, epoch, number, detail
 )
-INSERT INTO queue.ready (queue, shape, priority, seq, run, epoch, number, detail, expire_time)
+INSERT INTO queue.ready (queue, shape, priority, seq, first_run, epoch, number, detail, expire_time)
 SELECT runs.queue, runs.shape, runs.priority, runs.seq, runs.name, taken.epoch, taken.number, taken.detail,
        now() + (SELECT max_wait FROM queue.launch_specs WHERE digest = runs.launch_spec)
 FROM taken
 CROSS JOIN LATERAL (SELECT * FROM queue.runs WHERE runs.name = taken.run LIMIT 1) AS runs
-RETURNING run, queue
+RETURNING first_run AS run, queue
