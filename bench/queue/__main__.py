@@ -66,7 +66,7 @@ def _measure(given: argparse.Namespace, postgres: PostgresServer) -> dict[str, A
             systems.append(Towline("other", given.drain_sessions, given.drain_slots, given.against.resolve()))
         if given.peers:
             systems += [Peer(name, given.peers.absolute()) for name in PEERS]
-        turn = Turn(frozenset(compared), given.runs, given.samples, given.load_seconds)
+        turn = Turn(frozenset(compared), given.submitted, given.runs, given.samples, given.load_seconds)
         figures, results["versions"] = compare(systems, turn, given.rounds, postgres)
         results["comparison"] = figures.values
         found |= headline.comparison_headline(figures)
@@ -95,7 +95,8 @@ def _arguments() -> argparse.Namespace:
     add("--only", type=parts_of(PARTS), default=set(PARTS), help=f"of {','.join(PARTS)}")
     add("--results", type=Path, default=ROOT / "bench/results", help="folder for queue.json and queue.svg")
     add("--rounds", type=int, default=3)
-    add("--runs", type=int, default=20_000, help="submitted and drained each time; thousands")
+    add("--submitted", type=int, default=60_000, help="runs submitted each time; thousands")
+    add("--runs", type=int, default=20_000, help="drained each time; thousands")
     add("--samples", type=int, default=300, help="of dispatch each time")
     add("--load-seconds", type=float, default=8.0)
     add("--drain-sessions", type=int, default=8, help="agents that drain Towline's queue")

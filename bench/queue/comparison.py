@@ -3,10 +3,9 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from bench.queue.figures import Figures, percentiles
-from bench.queue.sides import BATCH
+from bench.queue.sides import BATCH, MOST_IN_FLIGHT
 from bench.queue.systems import Answer, Driven, System
 from towline_testing.postgres import PostgresServer
 
@@ -19,12 +18,14 @@ class Turn:
 
     Attributes:
         only: Of "submit", "drain", "dispatch" and "load".
-        runs: Submitted, and drained, each time.
+        submitted: Runs submitted each time.
+        runs: Drained each time.
         samples: Of dispatch.
         load_s: How long the load lasts, in seconds.
     """
 
     only: frozenset[str]
+    submitted: int
     runs: int
     samples: int
     load_s: float
@@ -35,14 +36,11 @@ class Turn:
         with system.running(postgres) as driven:
             versions: dict[str, str] = driven.about["versions"]
             submits, drains = list(driven.about["submit"]), list(driven.about["drain"])
-            if self.only & {"submit", "drain", "load"}:
-                driven.ask("submit", runs=BATCH, variant=submits[0])  # what is made on first use
+            if self.only & {"drain", "load"}:
+                driven.ask("submit", runs=BATCH, variant=submits[-1])  # what is made on first use
                 driven.ask("drain", runs=BATCH, variant=drains[0])
-                for submit, drain in zip_longest(submits[: len(drains)], drains):
-                    if submit is None:
-                        driven.ask("submit", runs=self.runs, variant=submits[-1])
-                    else:
-                        self._submit(system.name, driven, submit, figures)
+                for drain in drains:
+                    driven.ask("submit", runs=self.runs, variant=submits[-1])
                     self._drain(system.name, driven, drain, figures)
             if "dispatch" in self.only:
                 for variant in driven.about["dispatch"]:
@@ -54,27 +52,21 @@ class Turn:
                 variant = best.partition(": ")[2]
                 answer = driven.ask("load", rate=rate, seconds=self.load_s, variant=variant)
                 _note_times(figures, system.name, "dispatch under half load", answer, variant)
-        for submit in submits[len(drains) :] if "submit" in self.only else []:
+        for submit in submits if "submit" in self.only else []:
             with system.running(postgres) as driven:
-                driven.ask("submit", runs=BATCH, variant=submit)  # likewise
+                driven.ask(
+                    "submit", runs=MOST_IN_FLIGHT * BATCH, variant=submit
+                )  # each connection has had one
                 self._submit(system.name, driven, submit, figures)
         return versions
 
     def _submit(self, name: str, driven: Driven, variant: str, figures: Figures) -> None:
-        answer = driven.ask("submit", runs=self.runs, variant=variant)
-        self._note(figures, name, f"submit: {variant}", answer)
+        answer = driven.ask("submit", runs=self.submitted, variant=variant)
+        _note(figures, name, f"submit: {variant}", answer, self.submitted)
 
     def _drain(self, name: str, driven: Driven, variant: str, figures: Figures) -> None:
         answer = driven.ask("drain", runs=self.runs, variant=variant)
-        self._note(figures, name, f"drain: {variant}", answer)
-
-    def _note(self, figures: Figures, name: str, figure: str, answer: Answer) -> None:
-        figures.note(name, figure, self.runs / answer.said["seconds"])
-        kind, _, variant = figure.partition(": ")
-        for part, seconds in answer.cpu_s.items():
-            figures.note(name, f"{kind} CPU of {part}: {variant}", seconds / self.runs * 1e6)
-        figures.note(name, f"{kind} WAL bytes: {variant}", answer.wal_bytes / self.runs)
-        figures.note(name, f"{kind} database bytes: {variant}", answer.database_bytes / self.runs)
+        _note(figures, name, f"drain: {variant}", answer, self.runs)
 
 
 def compare(
@@ -87,6 +79,15 @@ def compare(
             print(f"round {number + 1} of {rounds}: {system.name}", file=sys.stderr)
             versions |= turn.take(system, postgres, figures)
     return figures, versions
+
+
+def _note(figures: Figures, name: str, figure: str, answer: Answer, runs: int) -> None:
+    figures.note(name, figure, runs / answer.said["seconds"])
+    kind, _, variant = figure.partition(": ")
+    for part, seconds in answer.cpu_s.items():
+        figures.note(name, f"{kind} CPU of {part}: {variant}", seconds / runs * 1e6)
+    figures.note(name, f"{kind} WAL bytes: {variant}", answer.wal_bytes / runs)
+    figures.note(name, f"{kind} database bytes: {variant}", answer.database_bytes / runs)
 
 
 def _note_times(figures: Figures, name: str, figure: str, answer: Answer, variant: str) -> None:

@@ -14,7 +14,7 @@ from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
 from pgqueuer.models import Job
 from pgqueuer.types import QueueExecutionMode
 
-from bench.queue.sides import IN_FLIGHT, PAYLOAD, Load, Probes, pause, submit_in_flight
+from bench.queue.sides import IN_FLIGHT, MOST_IN_FLIGHT, PAYLOAD, Load, Probes, pause, submit_in_flight
 
 WORK: Final = "work"
 PROBE: Final = PAYLOAD.replace("x", "p").encode()
@@ -35,12 +35,11 @@ class PgqueuerSide:
 
     async def about(self) -> dict[str, Any]:
         versions = {name: version(name) for name in PACKAGES}
-        submit = ["one at a time", "four in flight"]
+        submit = list(IN_FLIGHT)
         return {"versions": versions, "submit": submit, "drain": list(DRAINS), "dispatch": ["one call each"]}
 
     async def submit(self, runs: int, variant: str) -> dict[str, Any]:
-        lanes = 1 if variant == "one at a time" else IN_FLIGHT
-        return await submit_in_flight(runs, self._enqueue, lanes)
+        return await submit_in_flight(runs, self._enqueue, IN_FLIGHT[variant])
 
     async def drain(self, runs: int, variant: str) -> dict[str, Any]:
         size, driver = DRAINS[variant]
@@ -117,7 +116,7 @@ class PgqueuerSide:
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[PgqueuerSide]:
     """Connect and install pgqueuer's tables."""
-    connections = [await asyncpg.connect(url) for _ in range(IN_FLIGHT)]
+    connections = [await asyncpg.connect(url) for _ in range(MOST_IN_FLIGHT)]
     await Queries(AsyncpgDriver(connections[0])).install()
-    async with asyncpg.create_pool(url, min_size=IN_FLIGHT, max_size=10) as pool:
+    async with asyncpg.create_pool(url, min_size=MOST_IN_FLIGHT, max_size=10) as pool:
         yield PgqueuerSide(url, connections, pool)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import procrastinate
 
-from bench.queue.sides import IN_FLIGHT, PAYLOAD, Load, Probes, pause, submit_in_flight
+from bench.queue.sides import IN_FLIGHT, MOST_IN_FLIGHT, PAYLOAD, Load, Probes, pause, submit_in_flight
 
 PROBE: Final = PAYLOAD.replace("x", "p")
 CONCURRENCY: Final = 64
@@ -36,12 +36,11 @@ class ProcrastinateSide:
 
     async def about(self) -> dict[str, Any]:
         versions = {name: version(name) for name in PACKAGES}
-        submit = ["one at a time", "four in flight"]
+        submit = list(IN_FLIGHT)
         return {"versions": versions, "submit": submit, "drain": [DRAIN], "dispatch": ["one call each"]}
 
     async def submit(self, runs: int, variant: str) -> dict[str, Any]:
-        lanes = 1 if variant == "one at a time" else IN_FLIGHT
-        return await submit_in_flight(runs, lambda count, _lane: self._defer(count), lanes)
+        return await submit_in_flight(runs, lambda count, _lane: self._defer(count), IN_FLIGHT[variant])
 
     async def drain(self, runs: int, variant: str) -> dict[str, Any]:  # noqa: ARG002 - it has but one
         self._load = Load(0, self._defer)
@@ -91,7 +90,7 @@ class ProcrastinateSide:
 async def opened(url: str) -> AsyncIterator[ProcrastinateSide]:
     """Connect and install procrastinate's tables."""
     app = procrastinate.App(
-        connector=procrastinate.PsycopgConnector(conninfo=url, min_size=IN_FLIGHT, max_size=10)
+        connector=procrastinate.PsycopgConnector(conninfo=url, min_size=MOST_IN_FLIGHT, max_size=10)
     )
     async with app.open_async():
         await app.schema_manager.apply_schema_async()

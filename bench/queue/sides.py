@@ -11,13 +11,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
-__all__ = ["BATCH", "PAYLOAD", "Load", "Probes", "Side", "batches", "pause", "submit_in_flight"]
+__all__ = [
+    "BATCH",
+    "IN_FLIGHT",
+    "MOST_IN_FLIGHT",
+    "PAYLOAD",
+    "Load",
+    "Probes",
+    "Side",
+    "batches",
+    "pause",
+    "submit_in_flight",
+]
 
 BATCH: Final = 1000
 """Runs in one batch of a submission."""
 PAYLOAD: Final = '{"payload":"' + "x" * 386 + '"}'
 """What each run carries, 400 bytes."""
-IN_FLIGHT: Final = 4
+IN_FLIGHT: Final = {"one at a time": 1, "four in flight": 4, "eight in flight": 8}
+"""The ways to submit batches that every system is tried in, and how many of them are under way at once."""
+MOST_IN_FLIGHT: Final = max(IN_FLIGHT.values())
 ARRIVAL_S: Final = 120.0
 """Longest that anything may take; a peer that is overloaded is slow, and that is no failure."""
 TICK_S: Final = 0.05
@@ -43,7 +56,7 @@ class Side(Protocol):
 
 
 async def submit_in_flight(
-    runs: int, submit: Callable[[int, int], Awaitable[object]], in_flight: int = IN_FLIGHT
+    runs: int, submit: Callable[[int, int], Awaitable[object]], in_flight: int
 ) -> dict[str, float]:
     """Call `submit` (runs, lane), 0 ≤ lane < in_flight, for each batch; give the `seconds` that all took."""
     left = iter(batches(runs))

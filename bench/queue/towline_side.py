@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final
@@ -47,7 +47,7 @@ class TowlineSide:
 
     async def about(self) -> dict[str, Any]:
         versions = {name: version(name) for name in PACKAGES}
-        submit = ["one at a time", "four in flight"]
+        submit = list(IN_FLIGHT)
         if await self._can_stream():
             submit.append("stream")
         dispatch = ["one call each", *(["one stream"] if "stream" in submit else [])]
@@ -56,8 +56,7 @@ class TowlineSide:
     async def submit(self, runs: int, variant: str) -> dict[str, Any]:
         if variant == "stream":
             return await self._stream(runs)
-        lanes = 1 if variant == "one at a time" else IN_FLIGHT
-        return await submit_in_flight(runs, lambda count, _lane: self._submit(count), lanes)
+        return await submit_in_flight(runs, lambda count, _lane: self._submit(count), IN_FLIGHT[variant])
 
     async def drain(self, runs: int, variant: str) -> dict[str, Any]:
         left = runs
@@ -79,16 +78,10 @@ class TowlineSide:
 
     async def dispatch(self, samples: int, warm_up: int, variant: str) -> dict[str, Any]:
         probes = Probes()
-        stream = None
-        if variant == "one stream":
-            stream = self._runs.StreamSubmitRuns(timeout=CALL_S + samples)
+        submit_one = self._submit_one if variant == "one call each" else self._by_stream(samples)
 
         async def submit() -> None:
-            if stream is None:
-                await self._submit_one(PROBE)
-            else:
-                await stream.write(runs_pb2.StreamSubmitRunsRequest(request_id=str(uuid4()), runs=[PROBE]))
-                await stream.read()
+            await submit_one(PROBE)
 
         async def work(session: Session) -> None:
             async for _ in session.work(lambda _grant: probes.arrived()):
@@ -101,8 +94,6 @@ class TowlineSide:
                     await pause()
                 await pause()
             await _lay_down([session])
-        if stream is not None:
-            await stream.done_writing()
         return {"ms": probes.ms[warm_up:]}
 
     async def load(self, rate: float, seconds: float, variant: str) -> dict[str, Any]:
@@ -128,15 +119,16 @@ class TowlineSide:
         return {"ms": probes.ms, "runs": load.done}
 
     async def overtake(self, samples: int, warm_up: int) -> dict[str, Any]:
-        """Submit urgent runs, singly, past all that wait; give the `ms` until the grant of each.
+        """Submit urgent runs over one stream, past all that wait; give the `ms` until the grant of each.
 
         The agent's one slot is freed once the submission is acknowledged: earlier, another would take it.
         """
         ms = []
+        submit_one = self._by_stream(samples)
         async with worker_session.opened(self._channel, QUEUE, 1) as session:
             for _ in range(warm_up + samples):
                 began = time.perf_counter()
-                submitted = await self._submit_one(URGENT)
+                submitted = await submit_one(URGENT)
                 await session.offer(1)
                 while not (grants := (await session.hear()).grants):
                     pass
@@ -160,6 +152,21 @@ class TowlineSide:
     async def _submit_one(self, submission: runs_pb2.RunSubmission) -> str:
         request = runs_pb2.SubmitRunRequest(request_id=str(uuid4()), run=submission)
         return (await self._runs.SubmitRun(request, timeout=CALL_S)).run.name
+
+    def _by_stream(self, samples: int) -> Callable[[runs_pb2.RunSubmission], Awaitable[str]]:
+        """Open a stream; return what submits a run by it, waits until it is stored, and gives its name."""
+        stream = self._runs.StreamSubmitRuns(timeout=CALL_S + samples)
+
+        async def submit_one(submission: runs_pb2.RunSubmission) -> str:
+            request = runs_pb2.StreamSubmitRunsRequest(request_id=str(uuid4()), runs=[submission])
+            await stream.write(request)
+            response = await stream.read()
+            if not isinstance(response, runs_pb2.StreamSubmitRunsResponse):
+                raise RuntimeError(await stream.details())
+            (name,) = response.runs
+            return name
+
+        return submit_one
 
     async def _can_stream(self) -> bool:
         call = self._runs.StreamSubmitRuns(timeout=CALL_S)
