@@ -54,9 +54,7 @@ class Turn:
                 _note_times(figures, system.name, "dispatch under half load", answer, variant)
         for submit in submits if "submit" in self.only else []:
             with system.running(postgres) as driven:
-                driven.ask(
-                    "submit", runs=MOST_IN_FLIGHT * BATCH, variant=submit
-                )  # each connection has had one
+                driven.ask("submit", runs=MOST_IN_FLIGHT * BATCH, variant=submit)  # one for each connection
                 self._submit(system.name, driven, submit, figures)
         return versions
 

@@ -24,8 +24,8 @@ __all__ = ["SessionDesk", "announce"]
 
 _log = logging.getLogger(__name__)
 _OPENINGS: Final = 64
-# While PostgreSQL commits reports of some sessions, those of others are on their way. A session has but one under
-# way, so its own stay in order; where two are about one attempt, they take turns at its lease.
+# While PostgreSQL commits reports of some sessions, those of others are on their way. A session has but one
+# under way, so its own stay in order; where two are about one attempt, they take turns at its lease.
 _REPORTS_AT_ONCE: Final = 2
 # Sessions bound themselves: each has one call under way. These two come from whoever connects.
 _MOST_NEWCOMERS: Final = 4096
