@@ -24,7 +24,11 @@ pytestmark = pytest.mark.docker
 @pytest.fixture
 def address() -> str:
     """This machine's address on the engine's bridge."""
-    found: str = json.loads(docker("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Gateway"]
+    (network,) = json.loads(docker("network", "inspect", "bridge"))
+    # An engine that made the bridge itself, when it started, does not tell its address there.
+    bridge = network["Options"]["com.docker.network.bridge.name"]
+    shown = subprocess.run(["ip", "-json", "-4", "address", "show", bridge], capture_output=True, check=True)
+    found: str = json.loads(shown.stdout)[0]["addr_info"][0]["local"]
     return found
 
 

@@ -1,5 +1,7 @@
 """The volume that is filled before a run needs it: what a run finds in it, and that none is left behind."""
 
+from pathlib import Path
+
 import pytest
 
 from towline.v1 import leases_pb2, runs_pb2
@@ -24,12 +26,15 @@ async def ready(peer: LeasePeer, agent: AgentProcess) -> str:
 
     def found() -> str:
         filters = (f"--filter=label=towline.agent=agents/{agent.name}", "--filter=label=towline.spare")
-        waiting = docker("volume", "ls", "--quiet", "--filter=dangling=true", *filters).split()
-        # The container that it is filled through goes last.
-        return waiting[0] if waiting and not containers(towline_agent=f"agents/{agent.name}") else ""
+        shown = ("--filter=dangling=true", "--format={{.Name}} {{.Mountpoint}}")
+        for line in docker("volume", "ls", *filters, *shown).splitlines():
+            name, _, folder = line.partition(" ")
+            # It is made before the container that it is filled through, which goes last.
+            if any(Path(folder).glob("*")) and not containers(towline_agent=f"agents/{agent.name}"):
+                return name
+        return ""
 
-    await peer.until(found, within=20)
-    return found()
+    return str(await peer.until(found, within=20))
 
 
 async def execute(peer: LeasePeer, agent: AgentProcess, spec: runs_pb2.LaunchSpec) -> tuple[bytes, str]:

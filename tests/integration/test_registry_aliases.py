@@ -83,7 +83,7 @@ async def test_many_readers_and_writers_never_see_an_alias_nowhere(kind: Kind) -
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(count_up())
-    assert moved == list(range(1, 10))
+    assert sorted(moved) == list(range(1, 10))  # what moved it first may be answered later
 
 
 async def test_an_alias_goes_and_its_version_stays(kind: Kind) -> None:
