@@ -69,8 +69,9 @@ class TowlineSide:
                 if left <= 0:
                     drained.set()
 
-        began = time.perf_counter()
         async with self._working(work, self._sessions, self._drains[variant]) as sessions:
+            began = time.perf_counter()
+            await _offer(sessions)
             await drained.wait()
             seconds = time.perf_counter() - began
             await _lay_down(sessions)
@@ -88,6 +89,7 @@ class TowlineSide:
                 pass
 
         async with self._working(work, sessions=1, slots=1) as (session,):
+            await _offer([session])
             for _ in range(warm_up + samples):
                 await probes.time(submit)
                 while session.busy:  # else the slot may not be free yet
@@ -109,6 +111,7 @@ class TowlineSide:
                 load.done += committed
 
         async with self._working(work, self._sessions, self._drains[variant]) as sessions:
+            await _offer(sessions)
             async with load.running():
                 until = time.monotonic() + seconds
                 while time.monotonic() < until:
@@ -197,18 +200,22 @@ class TowlineSide:
     async def _working(
         self, work: Callable[[Session], Any], sessions: int, slots: int
     ) -> AsyncIterator[list[Session]]:
-        """Run `work` on every one of some new sessions, with so many slots each, while the block runs."""
+        """Run `work` on every one of some new sessions while the block runs; they offer nothing yet."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             opened = [
                 await stack.enter_async_context(worker_session.opened(self._channel, QUEUE, slots))
                 for _ in range(sessions)
             ]
             tasks = [group.create_task(work(session)) for session in opened]
-            for session in opened:
-                await session.offer()
             yield opened
             for task in tasks:
                 task.cancel()
+
+
+async def _offer(sessions: list[Session]) -> None:
+    """Have sessions take as many runs as they have slots."""
+    for session in sessions:
+        await session.offer()
 
 
 async def _lay_down(sessions: list[Session]) -> None:
