@@ -263,6 +263,17 @@ def test_more_is_asked_for_while_everything_asked_for_is_found():
     assert asked == [2, 8, 32, 128, 512, 2000, 318]
 
 
+def test_once_there_are_fewer_less_is_asked_for_step_by_step():
+    made = dispatch(session(slots=3000))
+    asked = []
+    for count in (3, 9, 33, 100, 1, 1, 1, 1, 1):
+        made.may_wait(QUEUE, 0)
+        round_ = begun(made)
+        asked.append(round_.searches[0].most)
+        search(round_, waiting(*map(str, range(count))))
+    assert asked == [2, 8, 32, 128, 200, 50, 12, 3, 2]
+
+
 def test_a_queue_that_nobody_served_before_is_searched_when_somebody_comes():
     made = dispatch(session())
     made.can_take(session("other", queues=["queues/second"]))

@@ -30,7 +30,10 @@ from towline_queue.core.session_states import Phase
 __all__ = ["Dispatch", "HandedOut", "Round", "Search"]
 
 _FIRST_ASK: Final = 2
-"""Runs asked for where nobody knows how many wait; while all are found, the next round asks for more."""
+"""Runs asked for where nobody knows how many wait; while all are found, the next round asks for more.
+
+Where fewer are found, the next ones ask for less step by step: bursts come with single runs between them.
+"""
 
 _MOST_CONSIDERED: Final = 64
 """Sessions among which places for one lane are chosen: enough for a good choice that is made fast."""
@@ -250,7 +253,8 @@ class Dispatch:
         found = handed_out.found if handed_out is not None else {}
         for lane, most, anew in searches:
             if handed_out is not None and lane in handed_out.dry:
-                self._asks[lane] = max(_FIRST_ASK, 2 * found.get(lane, 0))
+                before = self._asks.get(lane, _FIRST_ASK)
+                self._asks[lane] = max(_FIRST_ASK, 2 * found.get(lane, 0), before // 4)
                 continue
             hints = self._hints.setdefault(lane.queue, _Hints())
             again = handed_out is None or lane in handed_out.held
