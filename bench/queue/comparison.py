@@ -51,7 +51,8 @@ class Turn:
                 rate = figures.values[system.name][best][-1] / 2
                 variant = best.partition(": ")[2]
                 answer = driven.ask("load", rate=rate, seconds=self.load_s, variant=variant)
-                _note_times(figures, system.name, "dispatch under half load", answer, variant)
+                # Not by the variant, which may be another in the next round.
+                _note_times(figures, system.name, "dispatch under half load", answer, "its quickest drain")
         for submit in submits if "submit" in self.only else []:
             with system.running(postgres) as driven:
                 driven.ask("submit", runs=MOST_IN_FLIGHT * BATCH, variant=submit)  # one for each connection
