@@ -66,12 +66,14 @@ def _measure(given: argparse.Namespace, postgres: PostgresServer) -> dict[str, A
             systems.append(Towline("other", given.drain_sessions, given.drain_slots, given.against.resolve()))
         if given.peers:
             systems += [Peer(name, given.peers.absolute()) for name in PEERS]
-        turn = Turn(frozenset(compared), given.submitted, given.runs, given.samples, given.load_seconds)
+        turn = Turn(frozenset(compared), given.submitted, given.drained, given.samples, given.load_seconds)
         figures, results["versions"] = compare(systems, turn, given.rounds, postgres)
         results["comparison"] = figures.values
         found |= headline.comparison_headline(figures)
     if "backlog" in given.only:
-        backlog = Backlog(given.deep, given.before, given.runs, given.samples, given.backlog_rounds)
+        backlog = Backlog(
+            given.deep, given.before, given.backlog_runs, given.samples, given.backlog_rounds
+        )
         figures = measure_backlog(towline, backlog, postgres)
         results["backlog"] = figures.values
         found |= headline.backlog_headline(figures)
@@ -96,7 +98,7 @@ def _arguments() -> argparse.Namespace:
     add("--results", type=Path, default=ROOT / "bench/results", help="folder for queue.json and queue.svg")
     add("--rounds", type=int, default=3)
     add("--submitted", type=int, default=60_000, help="runs submitted each time; thousands")
-    add("--runs", type=int, default=20_000, help="drained each time; thousands")
+    add("--drained", type=int, default=40_000, help="runs drained each time; thousands")
     add("--samples", type=int, default=300, help="of dispatch each time")
     add("--load-seconds", type=float, default=8.0)
     add("--drain-sessions", type=int, default=8, help="agents that drain Towline's queue")
@@ -104,6 +106,7 @@ def _arguments() -> argparse.Namespace:
     add("--deep", type=int, default=2_000_000, help="runs that wait in the deep queue")
     add("--before", type=int, default=100_000, help="runs drained under the held snapshot")
     add("--backlog-rounds", type=int, default=5)
+    add("--backlog-runs", type=int, default=20_000, help="drained of each such queue each time; thousands")
     add("--sessions", type=int, default=5000, help="agents of the fleet")
     add("--fleet-processes", type=int, default=4, help="that the agents of the fleet run in")
     add("--holders", type=int, default=10, help="one in so many agents holds an attempt when all reconnect")

@@ -19,14 +19,14 @@ class Turn:
     Attributes:
         only: Of "submit", "drain", "dispatch" and "load".
         submitted: Runs submitted each time.
-        runs: Drained each time.
+        drained: Runs drained each time.
         samples: Of dispatch.
         load_s: How long the load lasts, in seconds.
     """
 
     only: frozenset[str]
     submitted: int
-    runs: int
+    drained: int
     samples: int
     load_s: float
 
@@ -40,7 +40,7 @@ class Turn:
                 driven.ask("submit", runs=BATCH, variant=submits[-1])  # what is made on first use
                 driven.ask("drain", runs=BATCH, variant=drains[0])
                 for drain in drains:
-                    driven.ask("submit", runs=self.runs, variant=submits[-1])
+                    driven.ask("submit", runs=self.drained, variant=submits[-1])
                     self._drain(system.name, driven, drain, figures)
             if "dispatch" in self.only:
                 for variant in driven.about["dispatch"]:
@@ -64,8 +64,8 @@ class Turn:
         _note(figures, name, f"submit: {variant}", answer, self.submitted)
 
     def _drain(self, name: str, driven: Driven, variant: str, figures: Figures) -> None:
-        answer = driven.ask("drain", runs=self.runs, variant=variant)
-        _note(figures, name, f"drain: {variant}", answer, self.runs)
+        answer = driven.ask("drain", runs=self.drained, variant=variant)
+        _note(figures, name, f"drain: {variant}", answer, self.drained)
 
 
 def compare(

@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
-    *("--rounds", "1", "--runs", "200", "--samples", "20", "--load-seconds", "1", "--drain-slots", "16"),
-    *("--deep", "600", "--before", "200", "--backlog-rounds", "1"),
+    *("--rounds", "2", "--submitted", "2000", "--drained", "200", "--drain-slots", "8,16"),
+    *("--samples", "20", "--load-seconds", "1"),
+    *("--deep", "600", "--before", "200", "--backlog-rounds", "1", "--backlog-runs", "200"),
     *("--sessions", "6", "--fleet-processes", "2", "--holders", "2", "--idle-seconds", "1"),
 )
 RATES = {"submit_per_s", "drain_per_s", "dispatch_p50_ms", "dispatch_p99_ms", "half_load_dispatch_p50_ms"}
