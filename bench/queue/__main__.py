@@ -71,9 +71,7 @@ def _measure(given: argparse.Namespace, postgres: PostgresServer) -> dict[str, A
         results["comparison"] = figures.values
         found |= headline.comparison_headline(figures)
     if "backlog" in given.only:
-        backlog = Backlog(
-            given.deep, given.before, given.backlog_runs, given.samples, given.backlog_rounds
-        )
+        backlog = Backlog(given.deep, given.before, given.backlog_runs, given.samples, given.backlog_rounds)
         figures = measure_backlog(towline, backlog, postgres)
         results["backlog"] = figures.values
         found |= headline.backlog_headline(figures)
@@ -106,7 +104,7 @@ def _arguments() -> argparse.Namespace:
     add("--deep", type=int, default=2_000_000, help="runs that wait in the deep queue")
     add("--before", type=int, default=100_000, help="runs drained under the held snapshot")
     add("--backlog-rounds", type=int, default=5)
-    add("--backlog-runs", type=int, default=20_000, help="drained of each such queue each time; thousands")
+    add("--backlog-runs", type=int, default=24_000, help="drained of each such queue each time")
     add("--sessions", type=int, default=5000, help="agents of the fleet")
     add("--fleet-processes", type=int, default=4, help="that the agents of the fleet run in")
     add("--holders", type=int, default=10, help="one in so many agents holds an attempt when all reconnect")

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     *("--rounds", "2", "--submitted", "2000", "--drained", "200", "--drain-slots", "8,16"),
-    *("--samples", "20", "--load-seconds", "1"),
-    *("--deep", "600", "--before", "200", "--backlog-rounds", "1", "--backlog-runs", "200"),
+    *("--samples", "24", "--load-seconds", "1"),
+    *("--deep", "600", "--before", "200", "--backlog-rounds", "1", "--backlog-runs", "240"),
     *("--sessions", "6", "--fleet-processes", "2", "--holders", "2", "--idle-seconds", "1"),
 )
 RATES = {"submit_per_s", "drain_per_s", "dispatch_p50_ms", "dispatch_p99_ms", "half_load_dispatch_p50_ms"}
