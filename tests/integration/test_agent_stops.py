@@ -3,13 +3,14 @@
 import json
 import signal
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from towline.v1 import leases_pb2, runs_pb2
 from towline_agent.deadlines import boottime
 from towline_testing.agent import IGNORES_SIGTERM, AgentProcess, python_spec
-from towline_testing.engine import containers, inspect
+from towline_testing.engine import EngineProxy, containers, inspect, remove_containers
 from towline_testing.lease_peer import LeasePeer, duration
 
 pytestmark = pytest.mark.docker
@@ -41,6 +42,37 @@ while True: signal.pause()
     assert name == "SIGUSR1"
     assert json.loads(written) == {"reason": "PREEMPTED", "epoch": 4, "grace_seconds": 30.0}
     assert result.failure.cause == runs_pb2.FAILURE_CAUSE_PREEMPTED and result.exit_code == 3
+
+
+async def test_a_program_that_ends_with_the_stop_file_before_the_engine_has_answered(
+    peer: LeasePeer, tmp_path: Path
+) -> None:
+    program = """
+import os, time
+print("ready", flush=True)
+while not os.path.exists(os.environ["TOWLINE_STOP_FILE"]): time.sleep(0.01)
+"""
+    engine = EngineProxy(tmp_path / "docker.sock")
+    await engine.start()
+    settings = {"TOWLINE_AGENT_QUEUE_ADDRESS": peer.address, "TOWLINE_AGENT_DOCKER_HOST": engine.url}
+    agent = AgentProcess(tmp_path / "a", settings)
+    agent.start()
+    try:
+        await peer.until(lambda: any(beat.free_slots for beat in peer.beats))
+        grant = await peer.grant(python_spec(program))
+        await peer.until(lambda: peer.output(grant) == b"ready\n", within=30)
+        (container,) = containers(towline_run=grant.spec.run)
+        engine.silent = True
+        await peer.cancel(grant, timedelta(seconds=30), PREEMPTED)
+        await peer.until(lambda: not inspect(container)["State"]["Running"], within=15)
+        await engine.stop()
+        await engine.start()
+        result = await peer.finish_of(grant)
+        assert result.failure.cause == runs_pb2.FAILURE_CAUSE_PREEMPTED and result.exit_code == 0
+    finally:
+        agent.kill()
+        await engine.stop()
+        remove_containers(towline_agent=f"agents/{agent.name}")
 
 
 async def test_a_cancel_replaces_a_preemption_and_its_grace(peer: LeasePeer, agent: AgentProcess) -> None:

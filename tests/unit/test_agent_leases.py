@@ -120,7 +120,7 @@ def test_a_lease_ends_by_its_own_ttl_and_a_renewal_counts_from_when_it_was_sent(
     (stop,) = stops(made.tick(70))
     assert stop.reason is StopReason.EXPIRED
     assert stop.grace == timedelta(seconds=10)  # an eighth, as the queue's own is longer
-    made.signalled(KEY, 70, 70)
+    made.signalled(KEY, 70)
     assert made.next_tick() == 80  # seven eighths
     assert kinds(made.tick(80)) == [fx.Kill] and made.tick(81) == []
     made.exited(KEY, ended(137, 80))
@@ -132,7 +132,7 @@ def test_a_renewal_that_comes_too_late_calls_nothing_back() -> None:
     made = book()
     running(made)
     made.tick(60)
-    made.signalled(KEY, 60, 60)
+    made.signalled(KEY, 60)
     made.renewed([KEY], 59)
     assert made.judged(verdict(leases_pb2.VERDICT_ACTION_ADOPT), 61, 62) == [fx.DeadlinesChanged()]
     assert kinds(made.tick(70)) == [fx.Kill]
@@ -151,7 +151,7 @@ def test_deadlines_name_what_comes_first_and_end_with_the_container() -> None:
     running(made, limit=20)
     assert made.windows()[KEY] == Window(20, 35, StopReason.TIMEOUT)
     made.tick(20)
-    made.signalled(KEY, 21, 21)
+    made.signalled(KEY, 21)
     assert made.windows()[KEY] == Window(36, 36, StopReason.TIMEOUT), (
         "the signal was sent: nobody sends another"
     )
@@ -187,7 +187,7 @@ def test_the_strongest_reason_decides_and_the_earliest_deadline_kills(order: lis
         given_orders = stops(does[reason]())
         assert all(stop.reason > strongest for stop in given_orders)
         strongest = max([strongest, *(stop.reason for stop in given_orders)])
-        made.signalled(KEY, 5, 5)
+        made.signalled(KEY, 5)
         lease = made.find(KEY)
         assert lease and lease.stop and lease.stop.reason == strongest and lease.kill_at <= kill_at
         kill_at = lease.kill_at
@@ -200,7 +200,7 @@ def test_grace_begins_with_the_signal() -> None:
     assert stops(made.cancelled(cancel(grace=5), 1)) == [Stop(StopReason.CANCELLED, timedelta(seconds=5))]
     assert made.tick(30) == [], "the engine was away and no signal was sent"
     made.renewed([KEY], 29)
-    made.signalled(KEY, 31, 31)
+    made.signalled(KEY, 31)
     assert made.tick(35.9) == [] and kinds(made.tick(36)) == [fx.Kill]
 
 
@@ -217,10 +217,22 @@ def test_a_container_that_ended_before_the_signal_keeps_its_result(ended_at: flo
     made = book()
     running(made)
     made.cancelled(cancel(), 9)
-    made.signalled(KEY, 10, 10)
+    made.signalled(KEY, 10)
     made.exited(KEY, ended(0, ended_at))
     lease = made.find(KEY)
     assert lease and (lease.stopped_by() is not None) is stopped
+
+
+def test_the_stop_file_alone_may_end_a_program_before_the_signal_does() -> None:
+    made = book()
+    running(made)
+    made.cancelled(cancel(grace=5), 9)
+    made.announced(KEY, 10)
+    assert made.tick(16) == [], "grace begins with the signal all the same"
+    made.signalled(KEY, 17)
+    made.exited(KEY, ended(0, 10.1))
+    lease = made.find(KEY)
+    assert lease and lease.stopped_by() and lease.kill_at == 22
 
 
 def test_an_order_that_comes_after_the_end_changes_no_result() -> None:

@@ -211,7 +211,7 @@ class Node(RuleBasedStateMachine):
             return
         if key in self.disk.running:
             self.disk.stops[key] = Signalled(lease.stop.reason, self.now, grace)
-            self.todo += self.book.signalled(key, self.now, self.now)
+            self.todo += [*self.book.announced(key, self.now), *self.book.signalled(key, self.now)]
         elif key in self.executing:
             self.executing.discard(key)
             self.todo += self.book.ended(key, stopped_result(lease.stop.reason, None, lease.spec.limits))

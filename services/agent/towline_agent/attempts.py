@@ -136,10 +136,13 @@ class Attempt:
         """Report that its container was started, at a moment of the clock of leases."""
         self._apply(self._book.started(self.lease.key, container_id, at))
 
+    def announced(self) -> None:
+        """Report that the stop file is put now."""
+        self._apply(self._book.announced(self.lease.key, boottime()))
+
     def signalled(self) -> None:
         """Report that the stop signal is sent now."""
-        now = boottime()
-        self._apply(self._book.signalled(self.lease.key, now, now))
+        self._apply(self._book.signalled(self.lease.key, boottime()))
 
     def exited(self, exit: Exit, expired: Signalled | None) -> None:
         """Report how its container ended, and what its watchdog had sent."""

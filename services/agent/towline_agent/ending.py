@@ -54,8 +54,9 @@ class Ending:
             assert stop is not None  # noqa: S101 - set before the order is given
             await self.health.wait_ready()
             await self._note(attempt, stop)
+            # Each is reported first: an end that is seen before the engine has answered is the stop's doing.
+            attempt.announced()
             await self._put_stop_file(attempt, container, stop)
-            # Reported first: an end that is seen before the engine has answered is the signal's doing.
             attempt.signalled()
             if not signalled:
                 await self.reach(lambda: self.engine.kill(container, stop_signal(attempt.spec)))

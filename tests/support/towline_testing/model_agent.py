@@ -348,7 +348,8 @@ class Agent(Process):
         at = lease.signalled_at if lease.signalled_at is not None else self._now()
         note = Signalled(lease.stop.reason, at, lease.stop.grace)
         self._keep(key, lambda record: setattr(record, "signalled", (self.node.boot, note)))
-        self.apply(self.book.signalled(key, at, self._now()))
+        self.apply(self.book.announced(key, at))
+        self.apply(self.book.signalled(key, self._now()))
         self.node.signal(container)
 
     def _conclude(self, lease: Lease) -> None:

@@ -59,7 +59,9 @@ class Begin:
 
 @dataclass(frozen=True)
 class StopContainer:
-    """Stop the attempt: note it, put the stop file into its container, send the signal; then `signalled`.
+    """Stop the attempt: note it, put the stop file into its container, send the signal.
+
+    `announced` comes just before the file, `signalled` just before the signal.
 
     It may come again with a stronger reason: the stop file is replaced, and no second signal is sent.
     Where there is no container yet, none is started any more. SIGKILL is Kill's.

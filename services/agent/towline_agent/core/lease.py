@@ -56,7 +56,7 @@ class Lease:
     """When its time limit is over."""
     stop: Stop | None = None
     signalled_at: float | None = None
-    """When the stop signal was sent."""
+    """When the program was first told to stop: just before the stop file came, and the signal after it."""
     kill_at: float = _NEVER
     """When an ordered stop ends in SIGKILL."""
     killed: bool = False
@@ -141,7 +141,7 @@ class Lease:
     def stopped_by(self) -> Stop | None:
         """Return the order that ended the attempt, or None where it ended by itself.
 
-        A container that ended before the signal was sent keeps its own result, whatever was ordered.
+        A container that ended before it was told to keeps its own result, whatever was ordered.
         """
         if self.stop is None:
             return None

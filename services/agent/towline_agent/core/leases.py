@@ -186,13 +186,22 @@ class LeaseBook(Holdings):
             lease.advance(Step.START)
         return [KeepStart(key, started_at), DeadlinesChanged()]
 
-    def signalled(self, key: Key, at: float, now: float) -> list[Effect]:
-        """Note that the stop signal was sent; `at`: just before."""
+    def announced(self, key: Key, at: float) -> list[Effect]:
+        """Note that the stop file comes; `at`: just before. The file alone may end the program."""
         lease = self._leases.get(key)
         if lease is None or lease.stop is None or lease.exit is not None:
             return []
         if lease.signalled_at is None:
             lease.signalled_at = at
+        return [DeadlinesChanged()]
+
+    def signalled(self, key: Key, now: float) -> list[Effect]:
+        """Note that the stop signal is sent: the time to end in begins."""
+        lease = self._leases.get(key)
+        if lease is None or lease.stop is None or lease.exit is not None:
+            return []
+        if lease.signalled_at is None:
+            lease.signalled_at = now
         lease.kill_at = min(lease.kill_at, now + lease.stop.grace.total_seconds())
         if lease.phase is Phase.RUNNING:
             lease.advance(Step.STOP)
