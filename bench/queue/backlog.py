@@ -70,8 +70,8 @@ def measure_backlog(towline: Towline, backlog: Backlog, postgres: PostgresServer
                 answer = _submit(driven, backlog.deep)
                 figures.note(name, "fill", backlog.deep / answer)
             else:
-                _submit(driven, backlog.before + SHALLOW)
-                driven.ask("drain", runs=backlog.before, variant=driven.about["drain"][0])
+                _submit(driven, SHALLOW)
+                _drain(driven, backlog.before)
         postgres.psql("CHECKPOINT")
         _wait_for_quiet(queues["deep"])
         for number in range(backlog.rounds):
@@ -91,8 +91,7 @@ def _round(queues: Mapping[str, Driven], backlog: Backlog, figures: Figures) -> 
     for _ in range(PARTS):
         for name in order:
             driven = queues[name]
-            _submit(driven, part)
-            seconds[name] += driven.ask("drain", runs=part, variant=driven.about["drain"][0]).said["seconds"]
+            seconds[name] += _drain(driven, part)
             ms[name] += driven.ask("overtake", samples=samples, warm_up=10).said["ms"]
         order.rotate()
     for name in queues:
@@ -100,6 +99,19 @@ def _round(queues: Mapping[str, Driven], backlog: Backlog, figures: Figures) -> 
         figures.note(name, "drain", PARTS * part / seconds[name])
         figures.note(name, "dispatch, p50", median)
         figures.note(name, "dispatch, p99", high)
+
+
+def _drain(driven: Driven, runs: int) -> float:
+    """Submit runs and drain as many; return the seconds that took. As many wait afterwards as before.
+
+    When the last of them is done, the agents hold what waited behind them, and finish that too: a queue that
+    would not get it back had soon nothing to hand out at the end, and so less to do.
+    """
+    _submit(driven, runs)
+    said = driven.ask("drain", runs=runs, variant=driven.about["drain"][0]).said
+    _submit(driven, said["runs"] - runs)
+    seconds: float = said["seconds"]
+    return seconds
 
 
 def _submit(driven: Driven, runs: int) -> float:
